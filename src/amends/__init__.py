@@ -1,0 +1,1 @@
+"""Amends: durable execution for Python."""
