@@ -1,0 +1,26 @@
+"""Tests marked `virtual_time` run on an event loop that skips waiting."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from amends.testing.clock import VirtualClock, VirtualTimeLoop, virtual_clock
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "virtual_time: run the test and its fixtures in no time")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.get_closest_marker("virtual_time") is not None:
+        return {"virtual": VirtualTimeLoop}
+    return {"real": asyncio.new_event_loop}
+
+
+@pytest.fixture
+async def clock() -> VirtualClock:
+    """The clock of a test that is marked `virtual_time`."""
+    return virtual_clock()
