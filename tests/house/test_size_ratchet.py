@@ -10,6 +10,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 FILE_LINES_MAX = {"src": 400, "examples": 400, "benchmarks": 400, "tests": 600}
@@ -48,10 +50,14 @@ def sizes_over_limit(root: Path) -> dict[str, int]:
 
 def complaints(over: dict[str, int], tolerated: dict[str, int]) -> list[str]:
     """What is wrong with the present sizes, given the tolerated ones; empty when nothing is."""
-    said = [f"{what} has {lines} lines: split it" for what, lines in over.items() - tolerated.items()]
+    said = [
+        f"{what} has {lines} lines: split it"
+        for what, lines in over.items()
+        if lines > tolerated.get(what, 0)
+    ]
     said += [
-        f"{what} is down from {lines} lines to {over[what] if what in over else 'its limit'}: "
-        f"{'lower' if what in over else 'remove'} its entry in TOLERATED"
+        f"{what} is down from {lines} lines to {over.get(what, 'its limit')}: "
+        "lower or remove its entry in TOLERATED"
         for what, lines in tolerated.items()
         if over.get(what, 0) < lines
     ]
@@ -59,7 +65,8 @@ def complaints(over: dict[str, int], tolerated: dict[str, int]) -> list[str]:
 
 
 def test_nothing_is_over_its_limit() -> None:
-    assert not complaints(sizes_over_limit(ROOT), TOLERATED)
+    if said := complaints(sizes_over_limit(ROOT), TOLERATED):
+        pytest.fail("\n".join(said), pytrace=False)
 
 
 def write(path: Path, text: str) -> None:
@@ -95,6 +102,6 @@ def test_what_is_tolerated_may_neither_grow_nor_outstay() -> None:
     now = {"a.py": 450, "b.py": 460, "c.py": 440}
     assert complaints(now, tolerated) == [
         "b.py has 460 lines: split it",
-        "c.py is down from 450 lines to 440: lower its entry in TOLERATED",
-        "d.py is down from 450 lines to its limit: remove its entry in TOLERATED",
+        "c.py is down from 450 lines to 440: lower or remove its entry in TOLERATED",
+        "d.py is down from 450 lines to its limit: lower or remove its entry in TOLERATED",
     ]
