@@ -110,7 +110,7 @@ def test_a_block_sees_the_ones_before_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "block",
     [
-        "```python\nassert 1 == 2\n```",
+        "```python\n1 / 0\n```",
         "```python\n>>> 1\n2\n```",
         "```console\n$ make nothing\n```",
     ],
