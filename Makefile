@@ -4,7 +4,10 @@ PY := .venv/bin/python
 # Named after this folder, so that a checkout copied together with its .venv makes a new one.
 STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
-.PHONY: help demo test check bench lock clean
+# What the checkers look at. A folder that does not exist yet is left out.
+CODE := $(wildcard src examples benchmarks tests)
+
+.PHONY: help demo test check format lint types imports house fix bench lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -18,6 +21,29 @@ demo: $(STAMP) ## Run the payments example; FILE=pain001.xml pays your own file
 
 test: $(STAMP) ## Run every test
 	$(PY) -m pytest tests
+
+# One target per check, so that `make --keep-going check` reports everything that is wrong.
+check: format lint types imports house ## Check the format, lint, types, imports, sizes and documents
+
+format: $(STAMP)
+	$(PY) -m ruff format --check $(CODE)
+
+lint: $(STAMP)
+	$(PY) -m ruff check $(CODE)
+
+types: $(STAMP)
+	$(PY) -m mypy $(CODE)
+
+imports: $(STAMP)
+	.venv/bin/lint-imports --no-logo
+
+# Sizes, dead code, the code blocks of the documents, and the types that users see.
+house: $(STAMP)
+	$(PY) -m pytest --quiet tests/house tests/docs tests/typing
+
+fix: $(STAMP) ## Let ruff format the code and repair what it can
+	$(PY) -m ruff check --fix $(CODE)
+	$(PY) -m ruff format $(CODE)
 
 bench: $(STAMP) ## Run the benchmarks; WORKLOADS and REPEATS choose which and how often
 	@$(PY) -m benchmarks.run
