@@ -1,0 +1,143 @@
+"""The broker port: partitioned inboxes, command queues, delays and dead letters.
+
+Delivery is at least once. Messages of one queue are delivered in the order in which they were
+published as long as none is handed back; nothing above this port relies on that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+
+class Message(NamedTuple):
+    """One message. `body` is JSON whose meaning `type` names; `key` says for a person what it
+    is about (an instance, and the step where there is one). Messages with one id are copies of
+    one another. `due` is when it may be delivered (None: at once; decades ahead are fine).
+    """
+
+    id: UUID
+    queue: str
+    type: str
+    key: str
+    body: bytes
+    correlation_id: str
+    causation_id: str
+    trace_parent: str | None = None
+    due: datetime | None = None
+
+
+class Delivery(NamedTuple):
+    """A message in a consumer's hands. `count` is 1 for the first delivery (a lower bound: a
+    crash may hide one). `token` belongs to the broker."""
+
+    message: Message
+    count: int
+    token: Any
+
+
+class DeadLetter(NamedTuple):
+    """A message that nobody could handle, kept until it is redriven or discarded."""
+
+    message: Message
+    reason: str
+    detail: str
+    died_at: datetime
+    deliveries: int
+
+
+class QueueDepth(NamedTuple):
+    """How full a queue is. `ready` counts what is in a consumer's hands too; `oldest` is when
+    its oldest ready message was published or became due."""
+
+    queue: str
+    ready: int
+    delayed: int
+    dead: int
+    oldest: datetime | None
+
+
+class Consumer(Protocol):
+    """One subscription to a queue, which holds at most `limit` unacknowledged messages."""
+
+    async def receive(self) -> list[Delivery]:
+        """Wait for messages and take what is there, at least one; [] once stopped.
+
+        Raises BrokerUnavailable when the connection is lost: what was received and not
+        acknowledged will come again.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Take no more; what was not yet received goes back. Received messages may still be
+        acknowledged. Idempotent."""
+        ...
+
+    async def close(self) -> None:
+        """Stop, and hand back whatever was received and not acknowledged. Idempotent."""
+        ...
+
+
+class Broker(Protocol):
+    """Carries messages from one part of the engine to another."""
+
+    async def declare(self, queues: Sequence[str]) -> None:
+        """Make sure that the queues exist. Idempotent."""
+        ...
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Publish durably, in order: when this returns, a crash keeps them.
+
+        Publishing a message again under its id is safe: at the worst it is delivered again.
+        Raises BrokerUnavailable (some may have been published; publish all again), BrokerClosed,
+        UsageError for a queue that was never declared.
+        """
+        ...
+
+    def consume(self, queue: str, *, limit: int) -> Consumer:
+        """Subscribe to a queue. Several consumers of one queue share its messages."""
+        ...
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """The messages are done with. Acknowledging twice is harmless."""
+        ...
+
+    async def reply(self, delivery: Delivery, message: Message) -> None:
+        """Acknowledge a delivery by publishing what it led to.
+
+        Until somebody has acknowledged `message`, a crash leaves either it or the delivery in
+        the broker, so that the pair is never lost; the broker chooses which.
+        """
+        ...
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand messages back; they are delivered again, to anyone, their count one higher."""
+        ...
+
+    async def dead_letter(self, delivery: Delivery, *, reason: str, detail: str) -> None:
+        """Put a message aside for a person, with a short reason and the whole detail."""
+        ...
+
+    async def dead_letters(
+        self, *, queue: str | None = None, limit: int = 100
+    ) -> list[DeadLetter]:
+        """The messages put aside, oldest first."""
+        ...
+
+    async def redrive(self, ids: Sequence[UUID]) -> int:
+        """Publish dead letters again into the queue they came from; how many there were."""
+        ...
+
+    async def discard(self, ids: Sequence[UUID]) -> int:
+        """Delete dead letters for good; how many there were."""
+        ...
+
+    async def depths(self) -> list[QueueDepth]:
+        """How full each declared queue is, by name."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted and release everything. Idempotent."""
+        ...

@@ -1,0 +1,272 @@
+"""Every error that Amends raises, in one tree.
+
+A message says what happened, what it means for the data, and what to do.
+
+    AmendsError
+    ├── Failure                      a declared business failure: retries stop, compensation runs
+    │   ├── StepFailed               a step ended as *failed*
+    │   ├── StepUnknown              a step ended as *unknown*: its effect may have happened
+    │   └── DeadlineExceeded         the deadline of the whole saga passed
+    ├── UsageError                   the program is wrong; nothing was appended or published
+    │   ├── DefinitionError          a saga, activity or event is declared wrongly
+    │   ├── NotRegistered            a name that the application does not have
+    │   ├── InvalidPayload           a value that does not fit its declared type, or is not JSON
+    │   ├── PayloadTooLarge          a value over the payload limit
+    │   └── NotAllowedInSaga         saga code tried what cannot be replayed
+    ├── DeterminismError             code and journal disagree: the instance stalls, nothing is lost
+    ├── DecodeError                  a record that cannot be understood
+    │   ├── UnknownEventType
+    │   └── UnknownSchemaVersion
+    ├── InvalidJournal               events missing, doubled or out of order
+    ├── InvalidMessage               a message that cannot be understood: it is dead-lettered
+    ├── StoreError
+    │   ├── WrongExpectedVersion     an optimistic append lost its race; nothing was written
+    │   ├── StoreUnavailable         try again: locked, disconnected, not ready
+    │   ├── AppendOutcomeUnknown     the append may or may not have happened: read the tail
+    │   ├── StoreFull
+    │   ├── StoreReadOnly
+    │   ├── StoreCorrupt
+    │   ├── NotAnAmendsStore         a file or database that is something else
+    │   ├── EngineAlreadyRunning     two engines on one file
+    │   └── StoreClosed
+    ├── BrokerError
+    │   ├── BrokerUnavailable        try again
+    │   └── BrokerClosed
+    └── InstanceError                what a client is told of one saga instance
+        ├── InstanceNotFound
+        ├── StartConflict            the id exists with another input
+        ├── ActionRefused            a signal, cancel or resolve that the instance's state refuses
+        └── SagaNotCompleted         the instance ended otherwise than completed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from amends.domain.events import ErrorInfo
+
+
+class AmendsError(Exception):
+    """Base of everything that Amends raises on purpose."""
+
+
+# --- declared failures -------------------------------------------------------------------------
+
+
+class Failure(AmendsError):
+    """A declared business failure. Subclass it, and raise it from an activity or from a saga.
+
+    From an activity it ends the step as *failed* at once: it is never retried. From a saga it
+    starts the compensation. Any other exception in a saga is a bug, which stalls the instance
+    and compensates nothing.
+    """
+
+
+class StepFailed(Failure):  # noqa: N818 - the name of the fact, as it stands in the journal
+    """Raised in a saga by a step that ended as *failed*.
+
+    `error` says what the activity reported; `caused_by(SomeFailure)` compares its type.
+    """
+
+    def __init__(self, activity: str, seq: int, error: ErrorInfo) -> None:
+        super().__init__(f"step {seq} ({activity}) failed: {error.type}: {error.message}")
+        self.activity = activity
+        self.seq = seq
+        self.error = error
+
+    def caused_by(self, kind: type[BaseException]) -> bool:
+        """Whether the activity raised `kind` (compared by name: the error crossed a process)."""
+        return self.error.type == kind.__name__
+
+
+class StepUnknown(StepFailed):
+    """Raised in a saga by a step that ended as *unknown*: its effect may have happened.
+
+    It is a `StepFailed`, so that code which does not care about the difference needs one clause;
+    compensation does care, and runs the step's undo.
+    """
+
+
+class DeadlineExceeded(Failure):  # noqa: N818
+    """The deadline of the whole saga passed before it ended; compensation runs."""
+
+
+# --- usage -------------------------------------------------------------------------------------
+
+
+class UsageError(AmendsError):
+    """The program is wrong. Nothing was appended or published."""
+
+
+class DefinitionError(UsageError):
+    """A saga, activity, event or aggregate is declared wrongly; found at registration."""
+
+
+class NotRegistered(UsageError):  # noqa: N818
+    """A name that this application does not have."""
+
+
+class InvalidPayload(UsageError):  # noqa: N818
+    """A value that does not fit its declared type, or that JSON cannot carry."""
+
+
+class PayloadTooLarge(UsageError):  # noqa: N818
+    """A value whose JSON is over the payload limit."""
+
+
+class NotAllowedInSaga(UsageError):  # noqa: N818
+    """Saga code tried something that a replay could not repeat (clock, entropy, I/O, threads)."""
+
+
+class DeterminismError(AmendsError):
+    """Today's code takes other decisions than the journal has on record.
+
+    Nothing was appended for the decision in question, and nothing is compensated: the instance
+    is stalled and goes on by itself when code that agrees with its journal is deployed.
+    """
+
+    def __init__(self, instance: str, seq: int | None, recorded: str, wanted: str) -> None:
+        at = f"decision {seq}" if seq is not None else "the end of the journal"
+        super().__init__(
+            f"{instance} at {at}: the journal has {recorded}, but the code wants {wanted}. "
+            "Nothing was appended. Deploy code that takes the recorded decision (keep the old "
+            "path for instances in flight); the instance then goes on by itself."
+        )
+        self.instance = instance
+        self.seq = seq
+        self.recorded = recorded
+        self.wanted = wanted
+
+
+# --- decoding ----------------------------------------------------------------------------------
+
+
+class DecodeError(AmendsError):
+    """A stored record that cannot be understood; it was left as it is."""
+
+    def __init__(self, what: str, *, stream: str, position: int, type: str) -> None:
+        super().__init__(f"{what} (stream {stream!r}, position {position}, type {type!r})")
+        self.stream = stream
+        self.position = position
+        self.type = type
+
+
+class UnknownEventType(DecodeError):  # noqa: N818
+    """An event type that is not registered."""
+
+
+class UnknownSchemaVersion(DecodeError):  # noqa: N818
+    """An event schema version that no upcaster leads from, or that is newer than this code."""
+
+
+class InvalidJournal(AmendsError):  # noqa: N818
+    """A journal that no engine can have written: events missing, doubled or out of order."""
+
+
+class InvalidMessage(AmendsError):  # noqa: N818
+    """A message that cannot be understood. It is dead-lettered, never acted upon."""
+
+
+# --- stores ------------------------------------------------------------------------------------
+
+
+class StoreError(AmendsError):
+    """Base of what an event store raises."""
+
+
+class WrongExpectedVersion(StoreError):  # noqa: N818
+    """The stream is not at the version that the append expected; nothing was written.
+
+    `actual` is the version of the stream's last event, or -1 when the stream does not exist.
+    """
+
+    def __init__(self, stream: str, expected: object, actual: int) -> None:
+        found = "does not exist" if actual < 0 else f"is at version {actual}"
+        super().__init__(
+            f"stream {stream!r} {found}, the append expected {expected}; nothing was written. "
+            "Read the stream's tail and decide again."
+        )
+        self.stream = stream
+        self.expected = expected
+        self.actual = actual
+
+
+class StoreUnavailable(StoreError):  # noqa: N818
+    """The store cannot be used right now; nothing was written. Trying again is safe."""
+
+
+class AppendOutcomeUnknown(StoreError):  # noqa: N818
+    """The append was sent and never confirmed: read the stream's tail to learn what happened."""
+
+
+class StoreFull(StoreError):  # noqa: N818
+    """No room is left; nothing of this write was kept. Make room, then try again."""
+
+
+class StoreReadOnly(StoreError):  # noqa: N818
+    """The store may be read but not written."""
+
+
+class StoreCorrupt(StoreError):  # noqa: N818
+    """The store's files are damaged. Stop, copy them, and restore from a backup."""
+
+
+class NotAnAmendsStore(StoreError):  # noqa: N818
+    """The file or database is something else; it was not touched."""
+
+
+class EngineAlreadyRunning(StoreError):  # noqa: N818
+    """Another engine holds this file. Clients may share a file, engines may not."""
+
+
+class StoreClosed(StoreError):  # noqa: N818
+    """The store was closed; nothing was written."""
+
+
+# --- broker ------------------------------------------------------------------------------------
+
+
+class BrokerError(AmendsError):
+    """Base of what a broker raises."""
+
+
+class BrokerUnavailable(BrokerError):  # noqa: N818
+    """The broker cannot be used right now. Publishing again with the same ids is safe."""
+
+
+class BrokerClosed(BrokerError):  # noqa: N818
+    """The broker was closed; nothing was published."""
+
+
+# --- instances ---------------------------------------------------------------------------------
+
+
+class InstanceError(AmendsError):
+    """What a client is told of one saga instance."""
+
+
+class InstanceNotFound(InstanceError):  # noqa: N818
+    """No instance of that name has been started."""
+
+
+class StartConflict(InstanceError):  # noqa: N818
+    """The instance exists already with another input; the first one stands, untouched."""
+
+
+class ActionRefused(InstanceError):  # noqa: N818
+    """The instance is in a state that refuses the action; nothing was recorded."""
+
+
+class SagaNotCompleted(InstanceError):  # noqa: N818
+    """The instance ended otherwise than completed.
+
+    `state` is its final state (compensated, failed, cancelled, terminated), `error` the reason.
+    """
+
+    def __init__(self, instance: str, state: str, error: Any) -> None:
+        reason = f": {error.type}: {error.message}" if error is not None else ""
+        super().__init__(f"{instance} ended {state}{reason}")
+        self.instance = instance
+        self.state = state
+        self.error = error

@@ -1,0 +1,80 @@
+"""Compensation: making good whatever a failed saga already did.
+
+It runs on the saga's own loop, outside the saga's own tasks, so that no cancellation, second
+failure or timeout of theirs can reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from amends.domain import events as e
+from amends.sagas.state import StepState
+
+if TYPE_CHECKING:
+    from amends.sagas.execution import SagaExecution
+
+
+class Compensation:
+    """Undoes the steps of one execution."""
+
+    def __init__(self, execution: SagaExecution) -> None:
+        self._execution = execution
+        self._planned: set[int] = set()
+
+    async def run(self, reason: e.CompensationReason, error: e.ErrorInfo | None) -> None:
+        """Wait until nothing runs any more, undo what was done, and end the saga."""
+        execution = self._execution
+        execution.decide(e.CompensationStarted(seq=0, reason=reason, error=error))
+        await execution.wind_down()
+        await execution.wait_until(lambda: execution.state.is_settled)
+        steps = [step for step in execution.state.steps.values() if step.needs_undo]
+        self._planned = {step.seq for step in steps}
+        if execution.definition.compensate == "in_parallel":
+            await asyncio.gather(*(self._undo(step) for step in steps))
+        else:
+            for step in reversed(steps):
+                await self._undo(step)
+        # A late result may have added an undo meanwhile.
+        await execution.wait_until(lambda: not execution.state.open_steps())
+        execution.decide(self._end(reason, error))
+
+    def effect_happened_after_all(self, step: StepState) -> None:
+        """A late report says that the effect of a step happened. What was undone without its
+        result, or not at all, is undone (again) with it; the undo is the same activity, and safe
+        to repeat by contract."""
+        if not self._execution.state.compensating or step.scheduled.undo is None:
+            return
+        if step.undo_scheduled or step.seq not in self._planned:
+            self._schedule(step)
+
+    async def _undo(self, step: StepState) -> None:
+        if step.undo_scheduled and step.undo_given:
+            return
+        await self._execution.wait_for_step(self._schedule(step))
+
+    def _schedule(self, step: StepState) -> int:
+        execution = self._execution
+        assert step.scheduled.undo is not None
+        undo = execution.activities.get(step.scheduled.undo)
+        seq = execution.next_seq()
+        execution.decide(
+            e.StepScheduled(
+                seq=seq,
+                activity=step.scheduled.undo,
+                queue=step.scheduled.queue if undo is None else undo.queue,
+                kind=e.StepKind.UNDO,
+                of=step.seq,
+            )
+        )
+        return seq
+
+    def _end(self, reason: e.CompensationReason, error: e.ErrorInfo | None) -> e.OutputEvent:
+        undone = sum(step.undo_scheduled for step in self._execution.state.steps.values())
+        if reason == "cancelled":
+            return e.SagaCancelled(seq=0, undone=undone)
+        assert error is not None
+        if undone:
+            return e.SagaCompensated(seq=0, error=error)
+        return e.SagaFailed(seq=0, error=error)

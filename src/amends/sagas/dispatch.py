@@ -1,0 +1,166 @@
+"""Which messages follow from a turn, and which are outstanding by the journal.
+
+Message ids are deterministic, so that publishing again what was published already is the same
+message to the broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from hashlib import blake2b
+from uuid import UUID
+
+from amends.broker.port import Message
+from amends.broker.topology import command_queue, inbox_of
+from amends.domain import events as e
+from amends.domain import messages as m
+from amends.domain.ids import InstanceId
+from amends.sagas.state import InstanceState, StepState
+
+
+def message_id(instance: InstanceId, kind: str, seq: int = 0, attempt: int = 0) -> UUID:
+    """The id of the one message of its kind that an instance sends about a step's attempt."""
+    text = f"{instance.saga}/{instance.id}\0{kind}\0{seq}\0{attempt}"
+    return UUID(bytes=blake2b(text.encode(), digest_size=16).digest())
+
+
+class Dispatcher:
+    """Writes the messages of instances."""
+
+    def __init__(self, partitions: int) -> None:
+        self._partitions = partitions
+
+    def follow_ups(
+        self, state: InstanceState, events: Iterable[e.JournalEvent], cause: str
+    ) -> list[Message]:
+        """What a turn's events ask for. `state` is the instance's after the turn."""
+        messages: list[Message] = []
+        for event in events:
+            if isinstance(event, e.StepScheduled):
+                messages += self._step(state, event.seq, cause)
+            elif isinstance(event, e.TimerStarted):
+                if event.seq in state.timers:
+                    messages.append(self._timer(state, event.seq, event.due, cause))
+            elif isinstance(event, e.StepAttemptFailed):
+                if event.retry_at is not None and event.seq in state.steps:
+                    messages += self._step(state, event.seq, cause, renew_expiry=False)
+            elif isinstance(event, e.StepResolved):
+                if event.resolution is e.Resolution.RETRY:
+                    messages += self._step(state, event.seq, cause, renew_expiry=False)
+            elif isinstance(event, e.SagaStarted) and event.deadline is not None:
+                messages.append(self._timer(state, 0, event.deadline, cause))
+        return messages
+
+    def outstanding(self, state: InstanceState, cause: str) -> list[Message]:
+        """Everything that the instance waits for and that a message must bring about.
+
+        Publishing it again is always safe, and enough to set the instance going after any loss.
+        """
+        messages: list[Message] = []
+        for step in state.open_steps():
+            messages += self._step(state, step.seq, cause)
+        if state.final is None:
+            for seq, due in state.timers.items():
+                messages.append(self._timer(state, seq, due, cause))
+            started = state.started
+            if started is not None and started.deadline is not None and not state.deadline_passed:
+                messages.append(self._timer(state, 0, started.deadline, cause))
+            if state.stalled is not None:
+                messages.append(self.wake(state, 0, state.at, cause))
+        return messages
+
+    def run_command(self, state: InstanceState, seq: int, attempt: int, cause: str) -> list[Message]:
+        """The command of an attempt whose backoff is over, if it is still wanted."""
+        step = state.steps.get(seq)
+        if step is None or not step.is_open or step.retry_at is None or step.attempt != attempt:
+            return []
+        return [self._command(state, step, cause)]
+
+    def wake(self, state: InstanceState, try_number: int, due: datetime, cause: str) -> Message:
+        """A later look at an instance that stalled."""
+        instance = state.instance
+        message = m.WakeSaga(saga=instance.saga, id=instance.id, try_number=try_number)
+        id = message_id(instance, "wake", state.version, try_number)
+        return self.to_inbox(message, id, state.correlation_id, cause, due=due)
+
+    def to_inbox(
+        self,
+        message: m.EngineMessage,
+        id: UUID,
+        correlation_id: str,
+        causation_id: str,
+        *,
+        due: datetime | None = None,
+        trace_parent: str | None = None,
+    ) -> Message:
+        """A message to the inbox of the instance that it names."""
+        instance = message.instance
+        return Message(
+            id,
+            inbox_of(instance, self._partitions),
+            type(message).__name__,
+            f"{instance.saga}/{instance.id}",
+            m.encode_message(message),
+            correlation_id,
+            causation_id,
+            trace_parent,
+            due,
+        )
+
+    def _step(
+        self, state: InstanceState, seq: int, cause: str, *, renew_expiry: bool = True
+    ) -> list[Message]:
+        """What makes a step go on: its command now, or its retry later; and its expiry."""
+        step = state.steps.get(seq)
+        if step is None or not step.is_open or step.parked or step.probing:
+            return []
+        instance = state.instance
+        if step.retry_at is None:
+            messages = [self._command(state, step, cause)]
+        else:
+            retry = m.RetryStep(
+                saga=instance.saga, id=instance.id, seq=seq, attempt=step.attempt
+            )
+            id = message_id(instance, "retry", seq, step.attempt)
+            messages = [
+                self.to_inbox(retry, id, state.correlation_id, cause, due=step.retry_at)
+            ]
+        deadline = step.scheduled.deadline
+        if renew_expiry and deadline is not None:
+            expire = m.ExpireStep(saga=instance.saga, id=instance.id, seq=seq)
+            id = message_id(instance, "expire", seq)
+            messages.append(
+                self.to_inbox(expire, id, state.correlation_id, cause, due=deadline)
+            )
+        return messages
+
+    def _command(self, state: InstanceState, step: StepState, cause: str) -> Message:
+        instance = state.instance
+        scheduled = step.scheduled
+        command = m.RunStep.model_construct(
+            saga=instance.saga,
+            id=instance.id,
+            seq=scheduled.seq,
+            attempt=step.attempt,
+            activity=scheduled.activity,
+            of=scheduled.of,
+            input=step.input,
+            result=step.given,
+            deadline=scheduled.deadline,
+        )
+        return Message(
+            message_id(instance, "run", scheduled.seq, step.attempt),
+            command_queue(scheduled.queue),
+            "RunStep",
+            f"{instance.saga}/{instance.id}/{scheduled.seq}",
+            m.encode_message(command),
+            state.correlation_id,
+            cause,
+        )
+
+    def _timer(self, state: InstanceState, seq: int, due: datetime, cause: str) -> Message:
+        instance = state.instance
+        message = m.FireTimer(saga=instance.saga, id=instance.id, seq=seq)
+        id = message_id(instance, "timer", seq)
+        return self.to_inbox(message, id, state.correlation_id, cause, due=due)

@@ -1,0 +1,405 @@
+"""One live execution of a saga's code: inputs in, decisions out.
+
+Pure: no I/O, no clock. `feed` gives the code one input event and runs it to quiescence; what it
+decided stands in `decisions` afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from amends.activities.definition import Activity
+from amends.domain import events as e
+from amends.domain.codec import encode_event
+from amends.errors import (
+    DeadlineExceeded,
+    NotAllowedInSaga,
+    NotRegistered,
+    StepFailed,
+    StepUnknown,
+)
+from amends.sagas import guard
+from amends.sagas.compensation import Compensation
+from amends.sagas.context import SagaContext
+from amends.sagas.failures import error_info, is_declared_failure
+from amends.sagas.loop import SagaFuture, SagaLoop, SagaTask
+from amends.sagas.state import InstanceState, Status
+
+if TYPE_CHECKING:
+    from amends.sagas.definition import Saga
+
+ActivityMap = Mapping[str, Activity[Any, Any]]
+
+
+class SagaBug(Exception):
+    """The saga's code is wrong; `cause` is what it raised. Never leaves the engine."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+class SagaExecution:
+    """The saga's code in flight, with the state that its journal gives. One thread, no awaits."""
+
+    def __init__(
+        self, definition: Saga[Any, Any], state: InstanceState, activities: ActivityMap
+    ) -> None:
+        self.definition = definition
+        self.instance = state.instance
+        self.state = state
+        self.activities = activities
+        self.decisions: deque[e.OutputEvent] = deque()
+        self.loop = SagaLoop(str(state.instance), self)
+        self.discarded = False
+        self.compensation = Compensation(self)
+        self._seq = 0
+        self._main: SagaTask[Any] | None = None
+        self._waiting: dict[int, SagaFuture[Any]] = {}
+        self._conditions: list[tuple[Callable[[], bool], SagaFuture[None]]] = []
+        self._signals: dict[str, deque[Any]] = {}
+        self._receivers: dict[str, deque[SagaFuture[Any]]] = {}
+        self._handlers: dict[str, Callable[[Any], None]] = {}
+        self._context = Context()
+
+    # --- driven by the engine
+
+    def feed(self, event: e.InputEvent) -> None:
+        """Give the code one input and run it to quiescence.
+
+        Raises SagaBug when the code is wrong; the execution must then be thrown away, and none
+        of the decisions it took for this input counts.
+        """
+        self.state.apply(event)
+        self.loop.now_s = event.at.timestamp()
+        handler = _FEED.get(type(event))
+        if handler is None or self.state.final is Status.TERMINATED:
+            return
+        try:
+            handler(self, event)
+            self._run()
+        except SagaBug:
+            raise
+        except Exception as error:
+            raise SagaBug(error) from error
+
+    def discard(self) -> None:
+        """Throw the execution away without running any more of its code."""
+        self.discarded = True
+        self.loop.discard()
+        self._waiting.clear()
+        self._conditions.clear()
+        self._receivers.clear()
+
+    def _run(self) -> None:
+        with guard.saga_turn() as turn:
+            self.loop.run_ready()
+            while self._release_conditions():
+                self.loop.run_ready()
+        if turn.refusal is not None:
+            raise SagaBug(turn.refusal)
+        if self.loop.errors:
+            raise SagaBug(self.loop.errors[0])
+
+    def _release_conditions(self) -> bool:
+        released = False
+        for condition in list(self._conditions):
+            predicate, future = condition
+            if future.done() or predicate():
+                self._conditions.remove(condition)
+                if not future.done():
+                    future.set_result(None)
+                    released = True
+        return released
+
+    # --- decisions
+
+    def next_seq(self) -> int:
+        """The number of the next decision."""
+        self._seq += 1
+        return self._seq
+
+    def decide(self, decision: e.OutputEvent) -> None:
+        """Take a decision; it holds at once, and stands in `decisions` until it is on record."""
+        self.state.apply(decision)
+        self.decisions.append(decision)
+
+    # --- what saga code asks for (through its context)
+
+    async def run_step(self, activity: Activity[Any, Any], input: Any, *, pivot: bool) -> Any:
+        """Schedule a step and wait for its outcome; see `SagaContext.do`."""
+        self._check_alive()
+        if self.activities.get(activity.name) is not activity:
+            raise NotRegistered(
+                f"activity {activity.name!r} is not registered with this application; add it to "
+                f"App(activities=[…]). Step not scheduled, nothing was appended."
+            )
+        undo = activity.undo_activity
+        seq = self.next_seq()
+        self.decide(
+            e.StepScheduled.model_construct(
+                seq=seq,
+                activity=activity.name,
+                queue=activity.queue,
+                input=activity.input.to_json_value(input),
+                undo=None if undo is None else undo.name,
+                undo_failed=activity.undo_failed,
+                pivot=pivot,
+                deadline=self._after(activity.total_timeout_s),
+            )
+        )
+        try:
+            raw = await self.wait_for_step(seq)
+        except asyncio.CancelledError:
+            step = None if self.discarded else self.state.steps.get(seq)
+            if step is not None and step.is_open:
+                self.decide(e.StepAbandoned(seq=seq))
+            raise
+        return activity.result.from_json_value(raw)
+
+    async def wait_for_step(self, seq: int) -> Any:
+        """The JSON value of a step's result, once it is over; raises StepFailed, StepUnknown."""
+        future = self._waiting[seq] = self.loop.create_future()
+        try:
+            return await future
+        finally:
+            self._waiting.pop(seq, None)
+
+    def emit(self, event: BaseModel) -> None:
+        """See `SagaContext.emit`."""
+        self._check_alive()
+        encoded = encode_event(event)
+        self.decide(
+            e.DomainEventEmitted(
+                seq=self.next_seq(),
+                type=encoded.type,
+                schema_version=encoded.schema_version,
+                data=from_json(encoded.data),
+            )
+        )
+
+    async def next_signal(self, name: str) -> Any:
+        """See `SagaContext.receive`."""
+        self._check_alive()
+        waiting = self._signals.get(name)
+        if waiting:
+            return waiting.popleft()
+        future = self.loop.create_future()
+        self._receivers.setdefault(name, deque()).append(future)
+        return await future
+
+    def on_signal(self, name: str, handler: Callable[[Any], None]) -> None:
+        """See `SagaContext.on`."""
+        self._handlers[name] = handler
+        for payload in self._signals.pop(name, ()):
+            handler(payload)
+
+    def wait_until(self, condition: Callable[[], bool]) -> Awaitable[None]:
+        """See `SagaContext.wait_until`."""
+        self._check_alive()
+        future = self.loop.create_future()
+        if condition():
+            future.set_result(None)
+        else:
+            self._conditions.append((condition, future))
+        return future
+
+    async def sleep_until(self, when: datetime) -> None:
+        """See `SagaContext.sleep_until`."""
+        await asyncio.sleep((when - self.now()).total_seconds())
+
+    def now(self) -> datetime:
+        """The time of the input that is being handled."""
+        return self.state.at
+
+    def _after(self, seconds: float | None) -> datetime | None:
+        if seconds is None:
+            return None
+        return datetime.fromtimestamp(self.loop.now_s + seconds, UTC)
+
+    def _check_alive(self) -> None:
+        # A discarded coroutine may still run its `finally` blocks when Python collects it.
+        if self.discarded:
+            raise asyncio.CancelledError
+
+    # --- the loop's timers
+
+    def timer_started(self, due_s: float) -> int:
+        """A timer of the saga's loop is a decision of the saga."""
+        if self.discarded:
+            return 0
+        try:
+            due = datetime.fromtimestamp(due_s, UTC)
+        except (OverflowError, ValueError) as error:
+            raise NotAllowedInSaga(
+                "a timer's end must lie before the year 9999; to wait without end, await a "
+                "signal or a condition"
+            ) from error
+        seq = self.next_seq()
+        self.decide(e.TimerStarted(seq=seq, due=due))
+        return seq
+
+    def timer_cancelled(self, seq: int) -> None:
+        """So is giving one up."""
+        if not self.discarded:
+            self.decide(e.TimerCancelled(seq=seq))
+
+    # --- inputs
+
+    def _on_started(self, event: e.SagaStarted) -> None:
+        coroutine = self.definition.call(SagaContext(self), event.input)
+        self._main = self.loop.create_task(coroutine, context=self._context)
+        self._main.add_done_callback(self._main_ended, context=self._context)
+
+    def _on_step_completed(self, event: e.StepCompleted) -> None:
+        self._resolve(event.seq, event.result)
+
+    def _on_step_failed(self, event: e.StepFailed) -> None:
+        step = self.state.step(event.seq)
+        self._reject(event.seq, StepFailed(step.scheduled.activity, event.seq, event.error))
+
+    def _on_step_unknown(self, event: e.StepUnknown) -> None:
+        step = self.state.step(event.seq)
+        if event.then is e.AfterUnknown.RAISE:
+            self._reject(event.seq, StepUnknown(step.scheduled.activity, event.seq, event.error))
+        elif event.then is e.AfterUnknown.PROBE:
+            probe = self.activities[step.scheduled.activity].probe_activity
+            if probe is None:
+                raise NotRegistered(
+                    f"step {event.seq} is to be probed, but activity {step.scheduled.activity!r} "
+                    "has no probe any more"
+                )
+            self.decide(
+                e.StepScheduled(
+                    seq=self.next_seq(),
+                    activity=probe.name,
+                    queue=probe.queue,
+                    kind=e.StepKind.PROBE,
+                    of=event.seq,
+                )
+            )
+
+    def _on_step_resolved(self, event: e.StepResolved) -> None:
+        if event.resolution is not e.Resolution.RETRY:
+            self._resolve(event.seq, event.result)
+
+    def _on_reported_late(self, event: e.StepReportedLate) -> None:
+        if event.completed:
+            self.compensation.effect_happened_after_all(self.state.step(event.seq))
+
+    def _on_timer_fired(self, event: e.TimerFired) -> None:
+        if event.seq:
+            self.loop.fire(event.seq)
+        else:
+            self._stop_main()
+
+    def _on_signal(self, event: e.SignalReceived) -> None:
+        handler = self._handlers.get(event.name)
+        if handler is not None:
+            self.loop.call_soon(handler, event.payload, context=self._context)
+            return
+        receivers = self._receivers.get(event.name)
+        while receivers:
+            future = receivers.popleft()
+            if not future.done():
+                future.set_result(event.payload)
+                return
+        self._signals.setdefault(event.name, deque()).append(event.payload)
+
+    def _on_cancel_requested(self, event: e.CancelRequested) -> None:
+        self._stop_main()
+
+    def _stop_main(self) -> None:
+        if self._main is not None and not self.state.pivot_passed:
+            self._main.cancel()
+
+    def _resolve(self, seq: int, result: Any) -> None:
+        future = self._waiting.get(seq)
+        if future is not None and not future.done():
+            future.set_result(result)
+
+    def _reject(self, seq: int, error: StepFailed) -> None:
+        future = self._waiting.get(seq)
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    # --- the end of the saga's own code
+
+    def _main_ended(self, task: asyncio.Task[Any]) -> None:
+        """What follows the end of the saga's own function: its completion, or compensation."""
+        if self.discarded:
+            return
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not is_declared_failure(error):
+            self.loop.errors.append(error)
+        elif self.state.cancel_requested and not self.state.pivot_passed:
+            self._compensate("cancelled", None)
+        elif self.state.deadline_passed and not self.state.pivot_passed:
+            late = DeadlineExceeded(f"{self.instance} was not done by its deadline")
+            self._compensate("deadline", late)
+        elif error is not None:
+            self._fail(error)
+        elif task.cancelled():
+            self.loop.errors.append(
+                NotAllowedInSaga("the saga raised CancelledError, but nobody had cancelled it")
+            )
+        else:
+            self._complete(task)
+
+    def _fail(self, error: BaseException) -> None:
+        if self.state.pivot_passed:
+            self.loop.errors.append(
+                NotAllowedInSaga(
+                    f"the saga raised {error!r} after its pivot was completed: it can only go "
+                    "forward from there. Handle the failure in the saga"
+                )
+            )
+        else:
+            self._compensate("failed", error)
+
+    def _compensate(self, reason: e.CompensationReason, error: BaseException | None) -> None:
+        info = None if error is None else error_info(error)
+        self.loop.create_task(self.compensation.run(reason, info), context=self._context)
+
+    def _complete(self, task: asyncio.Task[Any]) -> None:
+        leftovers = self.loop.unfinished_tasks()
+        if leftovers:
+            self.loop.create_task(self._complete_after(task), context=self._context)
+        else:
+            result = self.definition.result.to_json_value(task.result())
+            self.decide(e.SagaCompleted(seq=0, result=result))
+
+    async def _complete_after(self, task: asyncio.Task[Any]) -> None:
+        await self.wind_down()
+        result = self.definition.result.to_json_value(task.result())
+        self.decide(e.SagaCompleted(seq=0, result=result))
+
+    async def wind_down(self) -> None:
+        """Cancel what the saga's function left running, as asyncio.run does, and wait for it."""
+        current = asyncio.current_task()
+        leftovers = [task for task in self.loop.unfinished_tasks() if task is not current]
+        for task in leftovers:
+            task.cancel()
+        if leftovers:
+            await asyncio.wait(leftovers)
+
+
+_FEED: Final[dict[type[e.InputEvent], Callable[[SagaExecution, Any], None]]] = {
+    e.SagaStarted: SagaExecution._on_started,
+    e.StepCompleted: SagaExecution._on_step_completed,
+    e.StepFailed: SagaExecution._on_step_failed,
+    e.StepUnknown: SagaExecution._on_step_unknown,
+    e.StepResolved: SagaExecution._on_step_resolved,
+    e.StepReportedLate: SagaExecution._on_reported_late,
+    e.TimerFired: SagaExecution._on_timer_fired,
+    e.SignalReceived: SagaExecution._on_signal,
+    e.CancelRequested: SagaExecution._on_cancel_requested,
+}

@@ -1,0 +1,281 @@
+"""Intake: what a message means for an instance, as input events.
+
+Policy is decided here, once, and goes on record with the event: whether a failed attempt is
+repeated and when, whether an outcome is failed or unknown, whether a person is asked. Replay
+reads the decisions back and never takes them again, so policies may change between releases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from amends.activities.definition import Activity
+from amends.domain import events as e
+from amends.domain import messages as m
+from amends.domain.retry import Retry, RetryAt
+from amends.errors import InvalidPayload
+from amends.sagas.execution import ActivityMap
+from amends.sagas.state import InstanceState, Outcome, StepState
+
+Events = list[e.InputEvent]
+
+_DEFAULT_RETRY: Final = Retry()
+
+
+class Intake:
+    """Turns messages into input events. An empty answer means that the message changes nothing:
+    its effect is on record already, or the instance is past it."""
+
+    def __init__(self, activities: ActivityMap) -> None:
+        self._activities = activities
+
+    def admit(
+        self, state: InstanceState, message: m.EngineMessage, message_id: UUID, now: datetime
+    ) -> Events:
+        """The events that `message` leads to. `now` is pushed forward to the instance's time."""
+        at = max(now, state.at)
+        if state.started is None:
+            return self._start(message, at)
+        if isinstance(message, m.DeliverSignal) and message_id in state.signal_ids:
+            return []
+        handler = _ADMIT.get(type(message))
+        return [] if handler is None else handler(self, state, message, at)
+
+    def _start(self, message: m.EngineMessage, at: datetime) -> Events:
+        if not isinstance(message, m.StartSaga):
+            return []
+        return [
+            e.SagaStarted(
+                at=at,
+                saga=message.saga,
+                id=message.id,
+                input=message.input,
+                deadline=message.deadline,
+            )
+        ]
+
+    # --- reports of attempts
+
+    def _completed(self, state: InstanceState, message: m.ReportCompleted, at: datetime) -> Events:
+        step = state.steps.get(message.seq)
+        if step is None or step.outcome in (Outcome.COMPLETED, Outcome.SKIPPED):
+            return []
+        if not step.is_open or state.final is not None and step.kind is e.StepKind.STEP:
+            return [
+                e.StepReportedLate(
+                    at=at,
+                    seq=message.seq,
+                    attempt=message.attempt,
+                    completed=True,
+                    result=message.result,
+                )
+            ]
+        done = e.StepCompleted(
+            at=at, seq=message.seq, attempt=message.attempt, result=message.result
+        )
+        if step.kind is e.StepKind.PROBE:
+            return [done, *self._probed(state, step, message.result, at)]
+        return [done]
+
+    def _probed(self, state: InstanceState, probe: StepState, answer: Any, at: datetime) -> Events:
+        """A probe decides the step that it is about."""
+        assert probe.scheduled.of is not None
+        origin = state.step(probe.scheduled.of)
+        if not origin.is_open:
+            return []
+        if answer["happened"]:
+            return [
+                e.StepCompleted(
+                    at=at,
+                    seq=origin.seq,
+                    attempt=max(1, origin.failed_attempts),
+                    result=answer["result"],
+                )
+            ]
+        error = origin.error or e.ErrorInfo(type="DidNotHappen", message="by its probe")
+        return [self._give_up_failed(state, origin, error, at)]
+
+    def _failed(self, state: InstanceState, message: m.ReportFailed, at: datetime) -> Events:
+        step = state.steps.get(message.seq)
+        if step is None:
+            return []
+        if not step.is_open:
+            late = step.outcome is Outcome.UNKNOWN and not step.late
+            return [
+                e.StepReportedLate(
+                    at=at,
+                    seq=message.seq,
+                    attempt=message.attempt,
+                    completed=False,
+                    error=message.error,
+                )
+            ][: int(late)]
+        if message.attempt <= step.failed_attempts or step.parked or step.probing:
+            return []
+        retry_at = self._retry_at(state, step, message, at)
+        failed = e.StepAttemptFailed(
+            at=at,
+            seq=step.seq,
+            attempt=message.attempt,
+            outcome=message.outcome,
+            error=message.error,
+            retry_at=retry_at,
+        )
+        if retry_at is not None:
+            return [failed]
+        unsure = step.doubtful or message.outcome is not e.AttemptOutcome.FAILED
+        return [failed, *self._give_up(state, step, message.error, at, unsure=unsure)]
+
+    def _retry_at(
+        self, state: InstanceState, step: StepState, message: m.ReportFailed, at: datetime
+    ) -> datetime | None:
+        error = message.error
+        if error.declared or (step.abandoned and step.kind is e.StepKind.STEP):
+            return None
+        if step.kind is e.StepKind.STEP and (state.compensating or state.final is not None):
+            return None
+        activity = self._activities.get(step.scheduled.activity)
+        policy = _DEFAULT_RETRY if activity is None else activity.retry
+        decision = policy.decide(
+            attempt=message.attempt - step.attempts_before,
+            error_type=error.type,
+            elapsed_s=(at - step.scheduled_at).total_seconds(),
+            seed=f"{state.instance}/{step.seq}/{message.attempt}",
+        )
+        if not isinstance(decision, RetryAt):
+            return None
+        due = at + timedelta(seconds=decision.delay_s)
+        deadline = step.scheduled.deadline
+        return None if deadline is not None and due >= deadline else due
+
+    def _expired(self, state: InstanceState, message: m.ExpireStep, at: datetime) -> Events:
+        step = state.steps.get(message.seq)
+        if step is None or not step.is_open or step.parked or step.probing:
+            return []
+        error = e.ErrorInfo(
+            type="TimeoutError",
+            message=f"{step.scheduled.activity} was not done within its total timeout",
+        )
+        unsure = step.doubtful or not step.is_in_backoff(at)
+        return self._give_up(state, step, error, at, unsure=unsure)
+
+    # --- no attempt is left
+
+    def _give_up(
+        self, state: InstanceState, step: StepState, error: e.ErrorInfo, at: datetime, *,
+        unsure: bool,
+    ) -> Events:
+        """A refusal is sure; an error after a timeout leaves open whether the first attempt had
+        its effect."""
+        if step.kind is e.StepKind.UNDO:
+            return [e.StepParked(at=at, seq=step.seq, error=error)]
+        if step.kind is e.StepKind.PROBE:
+            return self._probe_failed(state, step, error, at)
+        if error.declared or not unsure:
+            return [self._give_up_failed(state, step, error, at)]
+        activity = self._activities.get(step.scheduled.activity)
+        if activity is not None and activity.probe_activity is not None:
+            then = e.AfterUnknown.PROBE
+        else:
+            then = self._after_unknown(state, step, activity)
+        return [e.StepUnknown(at=at, seq=step.seq, error=error, then=then)]
+
+    def _probe_failed(
+        self, state: InstanceState, probe: StepState, error: e.ErrorInfo, at: datetime
+    ) -> Events:
+        assert probe.scheduled.of is not None
+        origin = state.step(probe.scheduled.of)
+        given_up: Events = [e.StepFailed(at=at, seq=probe.seq, error=error)]
+        if origin.is_open:
+            then = self._after_unknown(
+                state, origin, self._activities.get(origin.scheduled.activity)
+            )
+            given_up.append(
+                e.StepUnknown(at=at, seq=origin.seq, error=origin.error or error, then=then)
+            )
+        return given_up
+
+    def _give_up_failed(
+        self, state: InstanceState, step: StepState, error: e.ErrorInfo, at: datetime
+    ) -> e.InputEvent:
+        if state.pivot_passed and state.final is None and not step.abandoned:
+            return e.StepParked(at=at, seq=step.seq, error=error)
+        return e.StepFailed(at=at, seq=step.seq, error=error)
+
+    def _after_unknown(
+        self, state: InstanceState, step: StepState, activity: Activity[Any, Any] | None
+    ) -> e.AfterUnknown:
+        """A pivot, and what comes after one, is never guessed at: undoing may be impossible."""
+        if state.final is not None or step.abandoned:
+            return e.AfterUnknown.RAISE
+        if state.pivot_passed or step.scheduled.pivot:
+            return e.AfterUnknown.PARK
+        if activity is not None and activity.on_unknown == "park":
+            return e.AfterUnknown.PARK
+        return e.AfterUnknown.RAISE
+
+    # --- everything else
+
+    def _timer(self, state: InstanceState, message: m.FireTimer, at: datetime) -> Events:
+        if state.final is not None:
+            return []
+        if message.seq == 0:
+            due = None if state.started is None else state.started.deadline
+            if due is None or state.deadline_passed:
+                return []
+        else:
+            due = state.timers.get(message.seq)
+            if due is None:
+                return []
+        return [e.TimerFired(at=max(at, due), seq=message.seq)]
+
+    def _signal(self, state: InstanceState, message: m.DeliverSignal, at: datetime) -> Events:
+        if state.final is not None:
+            return []
+        return [e.SignalReceived(at=at, name=message.name, payload=message.payload)]
+
+    def _cancel(self, state: InstanceState, message: m.CancelSaga, at: datetime) -> Events:
+        if state.final is not None or state.cancel_requested:
+            return []
+        return [e.CancelRequested(at=at, who=message.who, why=message.why)]
+
+    def _terminate(self, state: InstanceState, message: m.TerminateSaga, at: datetime) -> Events:
+        if state.final is not None:
+            return []
+        return [e.SagaTerminated(at=at, who=message.who, why=message.why)]
+
+    def _resolve(self, state: InstanceState, message: m.ResolveStep, at: datetime) -> Events:
+        step = state.steps.get(message.seq)
+        if step is None or not step.parked:
+            return []
+        activity = self._activities.get(step.scheduled.activity)
+        if message.resolution is e.Resolution.COMPLETE and activity is not None:
+            try:
+                activity.result.from_json_value(message.result)
+            except InvalidPayload:
+                return []
+        return [
+            e.StepResolved(
+                at=at,
+                seq=message.seq,
+                resolution=message.resolution,
+                who=message.who,
+                why=message.why,
+                result=message.result,
+            )
+        ]
+
+
+_ADMIT: Final[dict[type[m.EngineMessage], Callable[..., Events]]] = {
+    m.ReportCompleted: Intake._completed,
+    m.ReportFailed: Intake._failed,
+    m.ExpireStep: Intake._expired,
+    m.FireTimer: Intake._timer,
+    m.DeliverSignal: Intake._signal,
+    m.CancelSaga: Intake._cancel,
+    m.TerminateSaga: Intake._terminate,
+    m.ResolveStep: Intake._resolve,
+}

@@ -1,0 +1,389 @@
+"""What a journal says of its instance: a fold over the events, without the saga's code.
+
+Whoever needs to know where an instance stands (the engine, the re-drive after a crash, the
+command line) reads it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+from amends.domain import events as e
+from amends.domain.ids import InstanceId
+from amends.errors import InvalidJournal
+
+
+class Status(StrEnum):
+    """Where an instance stands."""
+
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    PARKED = "parked"
+    STALLED = "stalled"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TERMINATED = "terminated"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the instance has ended."""
+        return self in FINAL_STATUSES
+
+
+FINAL_STATUSES: Final = frozenset(
+    (Status.COMPLETED, Status.COMPENSATED, Status.FAILED, Status.CANCELLED, Status.TERMINATED)
+)
+
+
+class Outcome(StrEnum):
+    """How a step ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+
+
+class StepState:
+    """One step: what was asked, and what came of it so far."""
+
+    __slots__ = (
+        "abandoned",
+        "attempts_before",
+        "doubtful",
+        "error",
+        "failed_attempts",
+        "given",
+        "input",
+        "late",
+        "outcome",
+        "parked",
+        "probing",
+        "result",
+        "retry_at",
+        "scheduled",
+        "scheduled_at",
+        "undo_given",
+        "undo_scheduled",
+    )
+
+    def __init__(self, scheduled: e.StepScheduled, at: datetime) -> None:
+        self.scheduled = scheduled
+        self.scheduled_at = at
+        self.input: Any = scheduled.input
+        self.given: Any = None
+        """For an undo: the result of the step it undoes, as known when it was scheduled."""
+        self.failed_attempts = 0
+        self.attempts_before = 0
+        """Attempts that a person's `retry` wrote off; the retry policy starts anew after them."""
+        self.retry_at: datetime | None = None
+        self.doubtful = False
+        """Whether an attempt ended without anybody knowing if the effect happened."""
+        self.parked = False
+        self.probing = False
+        self.abandoned = False
+        self.outcome: Outcome | None = None
+        self.result: Any = None
+        self.error: e.ErrorInfo | None = None
+        self.late = False
+        self.undo_scheduled = False
+        self.undo_given = False
+        """Whether an undo was scheduled, and whether it knew the result."""
+
+    def adopt(self, recorded: e.StepScheduled) -> None:
+        """Keep to the policies that are on record, whatever today's code says of them."""
+        self.scheduled = recorded
+        if recorded.of is None:
+            self.input = recorded.input
+
+    @property
+    def seq(self) -> int:
+        """The step's number."""
+        return self.scheduled.seq
+
+    @property
+    def kind(self) -> e.StepKind:
+        """What the step is for."""
+        return self.scheduled.kind
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the step may still be running or is waiting for its next attempt."""
+        return self.outcome is None
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that is running or due next."""
+        return self.failed_attempts + 1
+
+    def is_in_backoff(self, at: datetime) -> bool:
+        """Whether no attempt can be running at this moment."""
+        return self.retry_at is not None and self.retry_at > at
+
+    @property
+    def needs_undo(self) -> bool:
+        """Whether the effect happened or may have happened, and something can make it good."""
+        if self.scheduled.undo is None or self.kind is not e.StepKind.STEP:
+            return False
+        if self.outcome is Outcome.FAILED:
+            return self.scheduled.undo_failed
+        return self.outcome in (Outcome.COMPLETED, Outcome.UNKNOWN)
+
+
+class InstanceState:
+    """Where one instance stands, event by event. `version` is its journal's last version that is
+    on record, -1 before the first."""
+
+    __slots__ = (
+        "at",
+        "cancel_requested",
+        "compensating",
+        "correlation_id",
+        "deadline_passed",
+        "error",
+        "final",
+        "instance",
+        "pivot_passed",
+        "result",
+        "signal_ids",
+        "stalled",
+        "started",
+        "steps",
+        "timers",
+        "version",
+    )
+
+    def __init__(self, instance: InstanceId) -> None:
+        self.instance = instance
+        self.version = -1
+        self.correlation_id = ""
+        self.started: e.SagaStarted | None = None
+        self.at: datetime = _BEGINNING
+        self.steps: dict[int, StepState] = {}
+        self.timers: dict[int, datetime] = {}
+        self.signal_ids: set[UUID] = set()
+        self.cancel_requested = False
+        self.deadline_passed = False
+        self.compensating = False
+        self.pivot_passed = False
+        self.stalled: e.ErrorInfo | None = None
+        self.final: Status | None = None
+        self.result: Any = None
+        self.error: e.ErrorInfo | None = None
+
+    @property
+    def status(self) -> Status:
+        """The one word for where the instance stands."""
+        if any(step.parked for step in self.steps.values()) and self.final is not Status.TERMINATED:
+            return Status.PARKED
+        if self.final is not None:
+            return self.final
+        if self.stalled is not None:
+            return Status.STALLED
+        return Status.COMPENSATING if self.compensating else Status.RUNNING
+
+    def open_steps(self) -> list[StepState]:
+        """The steps that are not over, by number."""
+        return [step for step in self.steps.values() if step.outcome is None]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no step, other than an undo, is open."""
+        return not any(
+            step.outcome is None and step.kind is not e.StepKind.UNDO
+            for step in self.steps.values()
+        )
+
+    def apply(self, event: e.JournalEvent) -> None:
+        """Take one more event. Raises InvalidJournal when no engine can have written it here."""
+        if self.started is None and not isinstance(event, e.SagaStarted):
+            raise InvalidJournal(
+                f"the journal of {self.instance} begins with {type(event).__name__} and not with "
+                "SagaStarted: its beginning is missing"
+            )
+        if isinstance(event, e.InputEvent):
+            if event.at < self.at:
+                raise InvalidJournal(
+                    f"the journal of {self.instance} goes back in time at "
+                    f"{type(event).__name__}: from {self.at} to {event.at}"
+                )
+            self.at = event.at
+        _APPLY[type(event)](self, event)
+
+    def step(self, seq: int) -> StepState:
+        """The step of a number. Raises InvalidJournal when it was never scheduled."""
+        try:
+            return self.steps[seq]
+        except KeyError:
+            raise InvalidJournal(
+                f"the journal of {self.instance} has a report on step {seq}, which it never "
+                "scheduled or had closed: events are missing or doubled"
+            ) from None
+
+    # --- one method per event
+
+    def _started(self, event: e.SagaStarted) -> None:
+        if self.started is not None:
+            raise InvalidJournal(f"the journal of {self.instance} has SagaStarted twice")
+        self.started = event
+
+    def _step_scheduled(self, event: e.StepScheduled) -> None:
+        if event.seq in self.steps:
+            raise InvalidJournal(f"the journal of {self.instance} schedules step {event.seq} twice")
+        step = self.steps[event.seq] = StepState(event, self.at)
+        if event.of is None:
+            return
+        origin = self.step(event.of)
+        step.input = origin.input
+        if event.kind is e.StepKind.UNDO:
+            step.given = origin.result
+            origin.undo_scheduled = True
+            origin.undo_given = origin.outcome is Outcome.COMPLETED or origin.late
+
+    def _step_completed(self, event: e.StepCompleted) -> None:
+        self._close(self.step(event.seq), Outcome.COMPLETED, result=event.result)
+
+    def _attempt_failed(self, event: e.StepAttemptFailed) -> None:
+        step = self.step(event.seq)
+        step.failed_attempts = event.attempt
+        step.error = event.error
+        step.retry_at = event.retry_at
+        if event.outcome is not e.AttemptOutcome.FAILED:
+            step.doubtful = True
+
+    def _step_failed(self, event: e.StepFailed) -> None:
+        step = self.step(event.seq)
+        step.error = event.error
+        self._close(step, Outcome.FAILED)
+
+    def _step_unknown(self, event: e.StepUnknown) -> None:
+        step = self.step(event.seq)
+        step.error = event.error
+        step.doubtful = True
+        step.retry_at = None
+        step.probing = event.then is e.AfterUnknown.PROBE
+        step.parked = event.then is e.AfterUnknown.PARK
+        if event.then is e.AfterUnknown.RAISE:
+            self._close(step, Outcome.UNKNOWN)
+
+    def _step_parked(self, event: e.StepParked) -> None:
+        step = self.step(event.seq)
+        step.error = event.error
+        step.retry_at = None
+        step.parked = True
+
+    def _step_resolved(self, event: e.StepResolved) -> None:
+        step = self.step(event.seq)
+        step.parked = False
+        if event.resolution is e.Resolution.RETRY:
+            step.attempts_before = step.failed_attempts
+        elif event.resolution is e.Resolution.SKIP:
+            self._close(step, Outcome.SKIPPED)
+        else:
+            self._close(step, Outcome.COMPLETED, result=event.result)
+
+    def _step_abandoned(self, event: e.StepAbandoned) -> None:
+        step = self.steps.get(event.seq)
+        if step is None:
+            return
+        step.abandoned = True
+        if step.is_open and step.is_in_backoff(self.at):
+            self._close(step, Outcome.UNKNOWN if step.doubtful else Outcome.FAILED)
+
+    def _reported_late(self, event: e.StepReportedLate) -> None:
+        step = self.step(event.seq)
+        step.late = True
+        if event.completed:
+            step.outcome = Outcome.COMPLETED
+            step.result = event.result
+
+    def _close(self, step: StepState, outcome: Outcome, *, result: Any = None) -> None:
+        step.outcome = outcome
+        step.result = result
+        step.parked = step.probing = False
+        step.retry_at = None
+        if outcome is Outcome.COMPLETED and step.scheduled.pivot:
+            self.pivot_passed = True
+        if outcome is Outcome.COMPLETED and step.scheduled.undo is None:
+            # Nothing can ask for it again; a long journal must not make a large state.
+            del self.steps[step.seq]
+
+    def _timer_started(self, event: e.TimerStarted) -> None:
+        self.timers[event.seq] = event.due
+
+    def _timer_ended(self, event: e.TimerFired | e.TimerCancelled) -> None:
+        if event.seq == 0:
+            self.deadline_passed = True
+        else:
+            self.timers.pop(event.seq, None)
+
+    def _cancel_requested(self, event: e.CancelRequested) -> None:
+        self.cancel_requested = True
+
+    def _compensation_started(self, event: e.CompensationStarted) -> None:
+        self.compensating = True
+        self.error = event.error
+
+    def _completed(self, event: e.SagaCompleted) -> None:
+        self.final = Status.COMPLETED
+        self.result = event.result
+
+    def _compensated(self, event: e.SagaCompensated) -> None:
+        self.final = Status.COMPENSATED
+        self.error = event.error
+
+    def _failed(self, event: e.SagaFailed) -> None:
+        self.final = Status.FAILED
+        self.error = event.error
+
+    def _cancelled(self, event: e.SagaCancelled) -> None:
+        self.final = Status.CANCELLED
+
+    def _terminated(self, event: e.SagaTerminated) -> None:
+        self.final = Status.TERMINATED
+        self.error = e.ErrorInfo(type="Terminated", message=f"by {event.who}: {event.why}")
+
+    def _stalled(self, event: e.SagaStalled) -> None:
+        self.stalled = event.error
+
+    def _resumed(self, event: e.SagaResumed) -> None:
+        self.stalled = None
+
+    def _ignore(self, event: e.JournalEvent) -> None:
+        """The event changes nothing here."""
+
+
+_BEGINNING = datetime.fromisoformat("0001-01-01T00:00:00+00:00")
+
+_APPLY: Final[dict[type[e.JournalEvent], Callable[[InstanceState, Any], None]]] = {
+    e.SagaStarted: InstanceState._started,
+    e.StepScheduled: InstanceState._step_scheduled,
+    e.StepCompleted: InstanceState._step_completed,
+    e.StepAttemptFailed: InstanceState._attempt_failed,
+    e.StepFailed: InstanceState._step_failed,
+    e.StepUnknown: InstanceState._step_unknown,
+    e.StepParked: InstanceState._step_parked,
+    e.StepResolved: InstanceState._step_resolved,
+    e.StepReportedLate: InstanceState._reported_late,
+    e.StepAbandoned: InstanceState._step_abandoned,
+    e.TimerStarted: InstanceState._timer_started,
+    e.TimerCancelled: InstanceState._timer_ended,
+    e.TimerFired: InstanceState._timer_ended,
+    e.SignalReceived: InstanceState._ignore,
+    e.CancelRequested: InstanceState._cancel_requested,
+    e.DomainEventEmitted: InstanceState._ignore,
+    e.CompensationStarted: InstanceState._compensation_started,
+    e.SagaCompleted: InstanceState._completed,
+    e.SagaCompensated: InstanceState._compensated,
+    e.SagaFailed: InstanceState._failed,
+    e.SagaCancelled: InstanceState._cancelled,
+    e.SagaTerminated: InstanceState._terminated,
+    e.SagaStalled: InstanceState._stalled,
+    e.SagaResumed: InstanceState._resumed,
+}

@@ -1,0 +1,254 @@
+"""A turn: one pass over one instance. It takes inputs, runs to quiescence, and says what to
+append, publish and acknowledge. Pure: it awaits nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from uuid import UUID
+
+from amends.broker.commit import TurnCommit
+from amends.broker.port import Delivery, Message
+from amends.domain import events as e
+from amends.domain import messages as m
+from amends.domain.envelope import RecordedEvent
+from amends.domain.ids import NO_STREAM, ExpectedVersion, InstanceId
+from amends.errors import DeterminismError, NotRegistered
+from amends.sagas import journal
+from amends.sagas.dispatch import Dispatcher
+from amends.sagas.execution import ActivityMap, SagaBug, SagaExecution
+from amends.sagas.failures import error_info
+from amends.sagas.intake import Intake
+from amends.sagas.replay import fold, replay
+from amends.sagas.state import InstanceState
+from amends.stores.port import Append
+
+if TYPE_CHECKING:
+    from amends.sagas.definition import Saga
+
+SagaMap = Mapping[str, "Saga[Any, Any]"]
+
+WAKE_INITIAL_S: Final = 1.0
+WAKE_MAX_S: Final = 300.0
+
+
+class Inbound(NamedTuple):
+    """A delivery and the message in it."""
+
+    delivery: Delivery
+    message: m.EngineMessage
+
+
+class Live:
+    """An instance in memory. `execution` is missing while its code cannot run: then `bug` says
+    why, and the instance is not kept in the cache."""
+
+    __slots__ = ("bug", "execution", "state")
+
+    def __init__(
+        self, state: InstanceState, execution: SagaExecution | None, bug: BaseException | None
+    ) -> None:
+        self.state = state
+        self.execution = execution
+        self.bug = bug
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is to be expected of it."""
+        return self.state.final is not None and not self.state.open_steps()
+
+    def discard(self) -> None:
+        """Drop it from memory."""
+        if self.execution is not None:
+            self.execution.discard()
+            self.execution = None
+
+
+class Turn(NamedTuple):
+    """The outcome of a turn. `taken` counts the inbound messages that it dealt with; the others
+    want another turn, after a reload. `events` is how many it appends."""
+
+    commit: TurnCommit
+    events: Sequence[e.JournalEvent]
+    taken: int
+
+
+class TurnTaker:
+    """Takes turns for the sagas and activities of one application."""
+
+    def __init__(self, sagas: SagaMap, activities: ActivityMap, dispatcher: Dispatcher) -> None:
+        self._sagas = sagas
+        self._activities = activities
+        self._dispatcher = dispatcher
+        self._intake = Intake(activities)
+
+    def begin(self, instance: InstanceId) -> Live:
+        """An instance that does not exist yet."""
+        state = InstanceState(instance)
+        definition = self._sagas.get(instance.saga)
+        if definition is None:
+            return Live(state, None, self._not_registered(instance))
+        return Live(state, SagaExecution(definition, state, self._activities), None)
+
+    def load(self, instance: InstanceId, records: Sequence[RecordedEvent]) -> Live:
+        """An instance from its journal. Raises InvalidJournal, DecodeError."""
+        definition = self._sagas.get(instance.saga)
+        if definition is None:
+            return Live(fold(instance, records), None, self._not_registered(instance))
+        try:
+            execution = replay(definition, instance, records, self._activities)
+        except SagaBug as bug:
+            return Live(fold(instance, records), None, bug.cause)
+        except DeterminismError as error:
+            return Live(fold(instance, records), None, error)
+        return Live(execution.state, execution, None)
+
+    def take(self, live: Live, inbound: Sequence[Inbound], now: datetime) -> Turn:
+        """Deal with messages in order. `live` is ahead of the journal until the commit is done;
+        if the commit fails, throw it away."""
+        work = _Work(live, now)
+        work.resume()
+        redrive: list[Message] = []
+        taken = 0
+        for delivery, message in inbound:
+            taken += 1
+            id = delivery.message.id
+            admitted = self._intake.admit(live.state, message, id, now)
+            if not admitted:
+                redrive += self._redrive(live, message, str(id))
+                continue
+            if not live.state.correlation_id:
+                live.state.correlation_id = delivery.message.correlation_id or str(id)
+            if not work.feed(admitted, id):
+                break
+        deliveries = [delivery for delivery, _ in inbound[:taken]]
+        return self._finish(live, work, redrive, deliveries, inbound[taken - 1].message)
+
+    def _redrive(self, live: Live, message: m.EngineMessage, cause: str) -> list[Message]:
+        """A duplicate: publish again what is outstanding. The end of a backoff is a special case
+        of it: only the one command is due."""
+        if isinstance(message, m.RetryStep):
+            return self._dispatcher.run_command(live.state, message.seq, message.attempt, cause)
+        if live.bug is not None and isinstance(message, m.WakeSaga):
+            return []
+        return self._dispatcher.outstanding(live.state, cause)
+
+    def _finish(
+        self,
+        live: Live,
+        work: _Work,
+        redrive: list[Message],
+        deliveries: list[Delivery],
+        last: m.EngineMessage,
+    ) -> Turn:
+        state = live.state
+        cause = str(deliveries[-1].message.id)
+        if live.bug is not None:
+            work.note_stall(live.bug)
+        append = None
+        if work.events:
+            append = Append(
+                state.instance.stream,
+                journal.encode_turn(
+                    work.events,
+                    work.ids,
+                    correlation_id=state.correlation_id,
+                    causation_id=cause,
+                    trace_parent=deliveries[-1].message.trace_parent,
+                ),
+                NO_STREAM if state.version < 0 else ExpectedVersion(state.version),
+            )
+        publish = self._dispatcher.follow_ups(state, work.events, cause) + redrive
+        if live.bug is not None:
+            publish += self._wake(live, work, last, cause)
+        return Turn(TurnCommit(append, publish, deliveries), work.events, len(deliveries))
+
+    def _wake(
+        self, live: Live, work: _Work, last: m.EngineMessage, cause: str
+    ) -> list[Message]:
+        """Keep one chain of later looks going while an instance is stalled."""
+        if isinstance(last, m.WakeSaga):
+            number = last.try_number + 1
+        elif any(isinstance(event, e.SagaStalled) for event in work.events):
+            number = 0
+        else:
+            return []
+        delay_s = min(WAKE_MAX_S, WAKE_INITIAL_S * 2.0 ** min(number, 20))
+        return [
+            self._dispatcher.wake(
+                live.state, number, work.now + timedelta(seconds=delay_s), cause
+            )
+        ]
+
+    def _not_registered(self, instance: InstanceId) -> NotRegistered:
+        return NotRegistered(
+            f"saga {instance.saga!r} is not registered with this application; deploy one that "
+            "has it: the instance then goes on by itself"
+        )
+
+
+class _Work:
+    """The events of a turn in the making."""
+
+    def __init__(self, live: Live, now: datetime) -> None:
+        self.live = live
+        self.now = max(now, live.state.at)
+        self.events: list[e.JournalEvent] = []
+        self.ids: list[UUID] = []
+        self._fresh = int.from_bytes(os.urandom(16), "big") & ~0xFFFFF
+
+    def resume(self) -> None:
+        """Decisions that the code took in replay and the journal lacks: it had stalled."""
+        live = self.live
+        if live.execution is None:
+            return
+        if live.state.stalled is not None:
+            self._add(e.SagaResumed(at=self.now))
+            live.state.stalled = None
+        self._take_decisions(live.execution)
+
+    def feed(self, admitted: Sequence[e.InputEvent], id: UUID) -> bool:
+        """Feed the events of one message; False when the code broke on the way."""
+        live = self.live
+        for number, event in enumerate(admitted):
+            self._add(event, id if number == 0 else None)
+            if isinstance(event, e.SignalReceived):
+                live.state.signal_ids.add(id)
+            if live.execution is None:
+                live.state.apply(event)
+                continue
+            try:
+                live.execution.feed(event)
+            except SagaBug as bug:
+                self._broke(admitted[number + 1 :], bug)
+                return False
+            self._take_decisions(live.execution)
+        return True
+
+    def note_stall(self, bug: BaseException) -> None:
+        """Put the stall on record, once for each error."""
+        info = error_info(bug, with_traceback=True)
+        known = self.live.state.stalled
+        if known is None or (known.type, known.message) != (info.type, info.message):
+            self._add(e.SagaStalled(at=self.now, error=info))
+
+    def _broke(self, rest: Sequence[e.InputEvent], bug: SagaBug) -> None:
+        for event in rest:
+            self._add(event)
+        live = self.live
+        live.discard()
+        live.bug = bug.cause
+
+    def _take_decisions(self, execution: SagaExecution) -> None:
+        while execution.decisions:
+            self._add(execution.decisions.popleft())
+
+    def _add(self, event: e.JournalEvent, id: UUID | None = None) -> None:
+        if id is None:
+            self._fresh += 1
+            id = UUID(int=self._fresh)
+        self.events.append(event)
+        self.ids.append(id)
