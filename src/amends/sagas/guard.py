@@ -59,7 +59,7 @@ _EFFECTS: Final = """
     os.listvolumes os.lockf os.mkdir os.remove os.rename os.rmdir os.scandir os.symlink
     os.truncate os.utime os.walk os.getxattr os.listxattr os.removexattr os.setxattr
     _thread.start_new_thread _thread.start_joinable_thread
-""".split()
+"""
 
 #: Each refused event with what to use instead. Their names: docs.python.org, "Audit events table".
 _INSTEAD: Final[dict[str, str]] = {
@@ -71,10 +71,10 @@ _INSTEAD: Final[dict[str, str]] = {
 }
 
 #: Whose I/O is not the saga's own, by the first part of the module's name.
-_NOT_THE_SAGA: Final = frozenset(
-    ("importlib", "_frozen_importlib", "_frozen_importlib_external", "zipimport", "pkgutil")
-    + ("linecache", "logging", "bdb", "pdb", "weakref", "zoneinfo")
-)
+_NOT_THE_SAGA: Final = {
+    *("importlib", "_frozen_importlib", "_frozen_importlib_external", "zipimport", "pkgutil"),
+    *("linecache", "logging", "bdb", "pdb", "weakref", "zoneinfo"),
+}
 _ENGINE: Final = "amends.sagas."
 _LIBRARIES: Final = tuple(
     sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
