@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
-from pydantic import BaseModel, RootModel, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from amends.domain.envelope import SCHEMA_VERSION, RecordedEvent, decode_metadata
 from amends.domain.ids import check_name
@@ -19,6 +19,7 @@ from amends.errors import (
     DecodeError,
     DefinitionError,
     InvalidPayload,
+    NotRegistered,
     UnknownEventType,
     UnknownSchemaVersion,
     UsageError,
@@ -81,7 +82,7 @@ def event_name(cls: type[BaseModel]) -> EventName:
 
 
 def _check_declaration(cls: type[Any], declared: EventName) -> None:
-    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+    if not issubclass(cls, BaseModel):
         raise DefinitionError(f"{cls!r} cannot be an event: make it a pydantic BaseModel")
     if issubclass(cls, RootModel):
         raise DefinitionError(f"{cls.__qualname__} cannot be an event: give its value a field name")
@@ -102,6 +103,10 @@ def _check_declaration(cls: type[Any], declared: EventName) -> None:
             f"{cls.__qualname__} is declared at version {declared.version} with "
             f"{declared.oldest} as the oldest; versions count from 1"
         )
+
+
+#: What an upcaster hands on.
+_FIELDS: Final = JsonType.of(TypeAdapter(dict[str, Any]))
 
 
 class _Entry:
@@ -199,8 +204,8 @@ class EventRegistry:
         """The JSON of an event. What cannot be read back is refused, not written.
 
         The first event of each class is read back and compared, so that a class that loses data
-        is found when it writes. Raises InvalidPayload, and UnknownEventType's sibling for
-        programs, DefinitionError, when the class was never added.
+        is found when it writes. Raises InvalidPayload, and NotRegistered when the class was
+        never added.
         """
         entry = self._by_class.get(type(event))
         if entry is None:
@@ -258,7 +263,9 @@ class EventRegistry:
         try:
             fields = from_json(recorded.data, allow_inf_nan=False)
         except ValueError:
-            raise _error(DecodeError, recorded, "the event is not JSON") from None
+            fields = None
+        if not isinstance(fields, dict):
+            raise _error(DecodeError, recorded, "the event is not a JSON object")
         for step in range(version, name.version):
             upcaster = steps.get(step)
             if upcaster is None:
@@ -269,12 +276,11 @@ class EventRegistry:
                     f"to {step + 1} (the code is at {name.version})",
                 )
             fields = upcaster(fields)
-            if not isinstance(fields, dict):
-                raise _error(
-                    DecodeError, recorded, f"the upcaster from version {step} returned no dict"
-                )
         # Back to JSON, so that strict models take a date or a tuple as they do from the log.
-        return to_json(fields, inf_nan_mode="constants")
+        try:
+            return _FIELDS.dump(fields)
+        except InvalidPayload as error:
+            raise _error(DecodeError, recorded, f"what its upcasters made: {error}") from None
 
     def __contains__(self, what: object) -> bool:
         return what in self._by_name or what in self._by_class
@@ -284,21 +290,21 @@ class EventRegistry:
         return frozenset(self._by_name)
 
     def class_of(self, name: str) -> type[BaseModel]:
-        """The class of an event type. Raises DefinitionError when nobody added it."""
+        """The class of an event type. Raises NotRegistered when nobody added it."""
         entry = self._by_name.get(name)
         if entry is None:
-            raise DefinitionError(f"nobody added an event named {name!r}")
+            raise NotRegistered(f"nobody added an event named {name!r}")
         return entry.cls
 
     def name_of(self, cls: type[BaseModel]) -> str:
-        """The type that a class has in the log. Raises DefinitionError when it was not added."""
+        """The type that a class has in the log. Raises NotRegistered when it was not added."""
         entry = self._by_class.get(cls)
         if entry is None:
             raise self._not_added(cls)
         return entry.name.type
 
-    def _not_added(self, cls: type[Any]) -> DefinitionError:
-        return DefinitionError(
+    def _not_added(self, cls: type[Any]) -> NotRegistered:
+        return NotRegistered(
             f"{_where(cls)} is no event of this registry ({len(self._by_name)} types): add it"
         )
 

@@ -10,15 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from datetime import datetime, time
+from functools import cached_property
 from typing import Any, Final, Protocol
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, SchemaSerializer, from_json
 
 from amends.errors import InvalidPayload
 
 #: A message names this many faults; the rest are only counted.
 FAULTS_NAMED_MAX: Final = 5
+
+#: Where in a value, and what is wrong there.
+_Path = tuple[int | str, ...]
+_Fault = tuple[_Path, str]
+
+#: What a schema says of fields that are not written, or not as pydantic would.
+_CUSTOM: Final = {"serialization", "serialization_exclude", "serialization_exclude_if"}
 
 
 class JsonValidator(Protocol):
@@ -36,7 +44,7 @@ class JsonValidator(Protocol):
 class JsonType:
     """One declared type's way into JSON and back."""
 
-    __slots__ = ("_schema", "_serializer", "_validator")
+    __slots__ = ("_none_is_null", "_schema", "_serializer", "_validator")
 
     def __init__(
         self, schema: CoreSchema, serializer: SchemaSerializer, validator: JsonValidator
@@ -44,6 +52,12 @@ class JsonType:
         self._schema = schema
         self._serializer = serializer
         self._validator = validator
+        self._none_is_null = _writes_each_none(schema)
+
+    @classmethod
+    def of(cls, adapter: TypeAdapter[Any]) -> JsonType:
+        """The way of an adapter's type."""
+        return cls(adapter.core_schema, adapter.serializer, adapter.validator)
 
     def dump(self, value: Any) -> bytes:
         """The JSON of a value of the declared type.
@@ -56,10 +70,12 @@ class JsonType:
             data = self._serializer.to_json(value, by_alias=True, warnings="error")
         except Exception:  # a type's own serializer may raise anything, with values in its text
             raise InvalidPayload(self._why_not_json(value)) from None
-        # Whatever is lost turns into null (or, if the type's config says so, into no JSON at
-        # all), so that most values need no second look.
-        if b"null" in data or b"NaN" in data or b"Infinity" in data:
-            self._check_nulls(value, data)
+        # What JSON cannot carry turns into null, into U+FFFD (keys), or, if the type's config
+        # says so, into NaN and Infinity, which are not JSON. Most values need no second look.
+        if b"null" in data and not self._only_nones_are_null(value, data):
+            self._check_nothing_lost(value, data)
+        if b"\xef\xbf\xbd" in data or b"NaN" in data or b"Infinity" in data:
+            self._check_nothing_lost(value, data)
         return data
 
     def load(self, data: bytes) -> Any:
@@ -93,13 +109,19 @@ class JsonType:
             return self._list_faults((fault["loc"], fault["type"]) for fault in faults)
         return f"{type(error).__qualname__} {_raised_at(error)}"
 
-    def _check_nulls(self, value: Any, data: bytes) -> None:
+    def _only_nones_are_null(self, value: Any, data: bytes) -> bool:
+        """Whether the fields that are None account for every null: cheap, and often enough."""
+        if not self._none_is_null:
+            return False
+        return data.count(b"null") == list(value.__dict__.values()).count(None)
+
+    def _check_nothing_lost(self, value: Any, data: bytes) -> None:
         try:
             tree = from_json(data, allow_inf_nan=False)
         except ValueError:
             raise InvalidPayload("it has a NaN or an Infinity, which JSON cannot carry") from None
         plain = self._serializer.to_python(value, by_alias=True, warnings=False)
-        lost = [(path, kind) for path, kind in _turned_null(plain, tree, ())]
+        lost = [*_turned_null(plain, tree, ()), *_bad_keys(plain, ())]
         if lost:
             raise InvalidPayload(f"JSON cannot carry it: {self._list_faults(lost)}")
 
@@ -111,7 +133,7 @@ class JsonType:
         """Find the reason, slowly: it was refused already."""
         try:
             plain = self._serializer.to_python(value, warnings=False)
-            faults = list(_not_json(plain, ()))
+            faults = [*_not_json(plain, ()), *_bad_keys(plain, ())]
         except Exception as error:
             return f"its serializer failed: {type(error).__qualname__}"
         if faults:
@@ -122,42 +144,48 @@ class JsonType:
             return f"it does not fit its declared type: {self.why(error)}"
         return f"a {type(value).__qualname__} does not fit its declared type"
 
-    def _list_faults(self, faults: Iterable[tuple[tuple[int | str, ...], str]]) -> str:
+    def _list_faults(self, faults: Iterable[_Fault]) -> str:
         code_names = _strings_of(self._schema)
         named = [f"{_path(path, code_names)}: {kind}" for path, kind in faults]
         more = len(named) - FAULTS_NAMED_MAX
         return "; ".join(named[:FAULTS_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _turned_null(
-    plain: Any, tree: Any, path: tuple[int | str, ...]
-) -> Iterator[tuple[tuple[int | str, ...], str]]:
+def _turned_null(plain: Any, tree: Any, path: _Path) -> Iterator[_Fault]:
     """Where a value that was not None became a null."""
     if tree is None:
         if plain is not None:
             yield path, _kind_of_leaf(plain) or type(plain).__qualname__
     elif isinstance(tree, dict) and isinstance(plain, dict):
-        for key, (part, leaf) in zip(tree, zip(plain.values(), tree.values(), strict=False)):
+        for (key, leaf), part in zip(tree.items(), plain.values(), strict=False):
             yield from _turned_null(part, leaf, (*path, key))
     elif isinstance(tree, list) and isinstance(plain, list | tuple | set | frozenset):
         for index, (part, leaf) in enumerate(zip(plain, tree, strict=False)):
             yield from _turned_null(part, leaf, (*path, index))
 
 
-def _not_json(
-    plain: Any, path: tuple[int | str, ...]
-) -> Iterator[tuple[tuple[int | str, ...], str]]:
+def _not_json(plain: Any, path: _Path) -> Iterator[_Fault]:
     """The parts of a value that JSON cannot carry."""
     if isinstance(plain, dict):
         for key, part in plain.items():
-            if (kind := _kind_of_leaf(key)) is not None:
-                yield path, f"key: {kind}"
             yield from _not_json(part, (*path, key if isinstance(key, str) else ""))
     elif isinstance(plain, list | tuple | set | frozenset):
         for index, part in enumerate(plain):
             yield from _not_json(part, (*path, index))
     elif (kind := _kind_of_leaf(plain)) is not None:
         yield path, kind
+
+
+def _bad_keys(plain: Any, path: _Path) -> Iterator[_Fault]:
+    """The keys that JSON cannot carry: pydantic writes U+FFFD for their lone surrogates."""
+    if isinstance(plain, dict):
+        for key, part in plain.items():
+            if (kind := _kind_of_leaf(key)) is not None:
+                yield path, f"key: {kind}"
+            yield from _bad_keys(part, (*path, key if isinstance(key, str) else ""))
+    elif isinstance(plain, list | tuple):
+        for index, part in enumerate(plain):
+            yield from _bad_keys(part, (*path, index))
 
 
 def _kind_of_leaf(leaf: Any) -> str | None:
@@ -203,6 +231,14 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def _writes_each_none(schema: CoreSchema) -> bool:
+    """Whether every None in the `__dict__` of a value becomes a null of its JSON."""
+    if schema["type"] != "model" or not _strings_of(schema).isdisjoint(_CUSTOM):
+        return False
+    members = (member for base in schema["cls"].__mro__ for member in vars(base).values())
+    return not any(isinstance(member, cached_property) for member in members)
+
+
 def _strings_of(schema: Any) -> frozenset[str]:
     """Every string in a schema: field names, aliases, tags. Those come from code, not from data."""
     found: set[str] = set()
@@ -222,7 +258,7 @@ def _strings_of(schema: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def _path(path: tuple[int | str, ...], code_names: frozenset[str]) -> str:
+def _path(path: _Path, code_names: frozenset[str]) -> str:
     """A path to read; a key of a dict is data, and shows as `*`."""
     parts = [str(part) if isinstance(part, int) or part in code_names else "*" for part in path]
     return ".".join(parts) or "(whole value)"
