@@ -314,7 +314,8 @@ def _complete(cls: type[BaseModel]) -> None:
     try:
         complete = cls.model_rebuild() is not False
     except Exception as error:
-        raise DefinitionError(f"{_where(cls)} cannot be an event yet: {error}") from error
+        why = getattr(error, "message", error)
+        raise DefinitionError(f"{_where(cls)} cannot be an event yet: {why}") from error
     if not complete:
         raise DefinitionError(f"{_where(cls)} cannot be an event: its types are not defined")
 

@@ -91,8 +91,11 @@ class JsonType:
         try:
             again = self.load(data)
         except Exception as error:
-            raise InvalidPayload(f"its JSON cannot be read back: {self.why(error)}") from None
-        if again == value or _same(self._fields_of(value), self._fields_of(again)):
+            why = self.why(error)
+            raise InvalidPayload(f"its JSON does not fit its declared type: {why}") from None
+        if again == value:
+            return
+        if type(again) is type(value) and _same(self._fields_of(value), self._fields_of(again)):
             return
         kind = type(value).__qualname__
         raise InvalidPayload(
@@ -113,7 +116,8 @@ class JsonType:
         """Whether the fields that are None account for every null: cheap, and often enough."""
         if not self._none_is_null:
             return False
-        return data.count(b"null") == list(value.__dict__.values()).count(None)
+        fields = getattr(value, "__dict__", {})  # a None may stand where a model should
+        return data.count(b"null") == list(fields.values()).count(None)
 
     def _check_nothing_lost(self, value: Any, data: bytes) -> None:
         try:
