@@ -1,0 +1,89 @@
+"""The event store contract: whatever is done in whatever order, the store and a model agree."""
+
+# ruff: noqa: D102 - the name of a test says what it shows
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from amends.domain.envelope import NewEvent
+from amends.domain.ids import ExpectedVersion, StreamName
+from amends.errors import WrongExpectedVersion
+from amends.stores.port import Append, EventFilter, EventStore
+from amends.testing.contracts.data import as_new
+from amends.testing.contracts.store_base import StoreContractBase
+
+
+class Operation(NamedTuple):
+    """One append: to which of three streams, with which of few ids, expecting which version."""
+
+    stream: int
+    ids: list[int]
+    expected: int
+
+
+operations = st.builds(
+    Operation,
+    stream=st.integers(0, 2),
+    # Few ids, and in order, so that retries and partly known appends are common.
+    ids=st.integers(0, 6).flatmap(
+        lambda first: st.integers(1, 3).map(lambda count: list(range(first, first + count)))
+    ),
+    expected=st.integers(-1, 5),
+)
+
+
+class Model:
+    """The port's words about exact versions, in the fewest lines: a list of ids per stream."""
+
+    def __init__(self) -> None:
+        self.streams: list[list[int]] = [[], [], []]
+        self.log: list[int] = []
+
+    def append(self, operation: Operation) -> int | None:
+        """The version it ended at, or None for a conflict."""
+        stream = self.streams[operation.stream]
+        first = operation.expected + 1
+        if stream[first : first + len(operation.ids)] != operation.ids:
+            if first != len(stream):
+                return None
+            stream += operation.ids
+            self.log += operation.ids
+        return operation.expected + len(operation.ids)
+
+
+class ModelContract(StoreContractBase):
+    """Needs the package `hypothesis`."""
+
+    @settings(
+        max_examples=60,
+        deadline=None,
+        # The store is shared by the examples; each has streams of its own.
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+    @given(done=st.lists(operations, max_size=15))
+    async def test_the_store_and_the_model_agree(
+        self, store: EventStore, done: list[Operation]
+    ) -> None:
+        category, model = f"m{uuid4().hex}", Model()
+        streams = [StreamName.of(category, str(n)) for n in range(3)]
+        for operation in done:
+            events = [NewEvent(UUID(int=id), "E", b"{}", b"{}") for id in operation.ids]
+            expected = ExpectedVersion(operation.expected)
+            wanted = model.append(operation)
+            append = Append(streams[operation.stream], events, expected)
+            if wanted is not None:
+                assert (await store.append(append)).version == wanted
+                continue
+            with pytest.raises(WrongExpectedVersion) as caught:
+                await store.append(append)
+            assert caught.value.actual == len(model.streams[operation.stream]) - 1
+        for stream, ids in zip(streams, model.streams, strict=True):
+            assert [event.id.int for event in as_new(await store.read(stream))] == ids
+        log = await store.read_all(filter=EventFilter((category,)))
+        assert [event.id.int for event in log] == model.log
