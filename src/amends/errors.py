@@ -35,6 +35,7 @@ A message says what happened, what it means for the data, and what to do.
     └── InstanceError                what a client is told of one saga instance
         ├── InstanceNotFound
         ├── StartConflict            the id exists with another input
+        ├── StartUnconfirmed         the start is durable, but no engine took it up yet
         ├── ActionRefused            a signal, cancel or resolve that the instance's state refuses
         └── SagaNotCompleted         the instance ended otherwise than completed
 """
@@ -63,7 +64,7 @@ class Failure(AmendsError):
     """
 
 
-class StepFailed(Failure):  # noqa: N818 - the name of the fact, as it stands in the journal
+class StepFailed(Failure):
     """Raised in a saga by a step that ended as *failed*.
 
     `error` says what the activity reported; `caused_by(SomeFailure)` compares its type.
@@ -88,7 +89,7 @@ class StepUnknown(StepFailed):
     """
 
 
-class DeadlineExceeded(Failure):  # noqa: N818
+class DeadlineExceeded(Failure):
     """The deadline of the whole saga passed before it ended; compensation runs."""
 
 
@@ -103,19 +104,19 @@ class DefinitionError(UsageError):
     """A saga, activity, event or aggregate is declared wrongly; found at registration."""
 
 
-class NotRegistered(UsageError):  # noqa: N818
+class NotRegistered(UsageError):
     """A name that this application does not have."""
 
 
-class InvalidPayload(UsageError):  # noqa: N818
+class InvalidPayload(UsageError):
     """A value that does not fit its declared type, or that JSON cannot carry."""
 
 
-class PayloadTooLarge(UsageError):  # noqa: N818
+class PayloadTooLarge(UsageError):
     """A value whose JSON is over the payload limit."""
 
 
-class NotAllowedInSaga(UsageError):  # noqa: N818
+class NotAllowedInSaga(UsageError):
     """Saga code tried something that a replay could not repeat (clock, entropy, I/O, threads)."""
 
 
@@ -152,19 +153,19 @@ class DecodeError(AmendsError):
         self.type = type
 
 
-class UnknownEventType(DecodeError):  # noqa: N818
+class UnknownEventType(DecodeError):
     """An event type that is not registered."""
 
 
-class UnknownSchemaVersion(DecodeError):  # noqa: N818
+class UnknownSchemaVersion(DecodeError):
     """An event schema version that no upcaster leads from, or that is newer than this code."""
 
 
-class InvalidJournal(AmendsError):  # noqa: N818
+class InvalidJournal(AmendsError):
     """A journal that no engine can have written: events missing, doubled or out of order."""
 
 
-class InvalidMessage(AmendsError):  # noqa: N818
+class InvalidMessage(AmendsError):
     """A message that cannot be understood. It is dead-lettered, never acted upon."""
 
 
@@ -175,7 +176,7 @@ class StoreError(AmendsError):
     """Base of what an event store raises."""
 
 
-class WrongExpectedVersion(StoreError):  # noqa: N818
+class WrongExpectedVersion(StoreError):
     """The stream is not at the version that the append expected; nothing was written.
 
     `actual` is the version of the stream's last event, or -1 when the stream does not exist.
@@ -192,35 +193,35 @@ class WrongExpectedVersion(StoreError):  # noqa: N818
         self.actual = actual
 
 
-class StoreUnavailable(StoreError):  # noqa: N818
+class StoreUnavailable(StoreError):
     """The store cannot be used right now; nothing was written. Trying again is safe."""
 
 
-class AppendOutcomeUnknown(StoreError):  # noqa: N818
+class AppendOutcomeUnknown(StoreError):
     """The append was sent and never confirmed: read the stream's tail to learn what happened."""
 
 
-class StoreFull(StoreError):  # noqa: N818
+class StoreFull(StoreError):
     """No room is left; nothing of this write was kept. Make room, then try again."""
 
 
-class StoreReadOnly(StoreError):  # noqa: N818
+class StoreReadOnly(StoreError):
     """The store may be read but not written."""
 
 
-class StoreCorrupt(StoreError):  # noqa: N818
+class StoreCorrupt(StoreError):
     """The store's files are damaged. Stop, copy them, and restore from a backup."""
 
 
-class NotAnAmendsStore(StoreError):  # noqa: N818
+class NotAnAmendsStore(StoreError):
     """The file or database is something else; it was not touched."""
 
 
-class EngineAlreadyRunning(StoreError):  # noqa: N818
+class EngineAlreadyRunning(StoreError):
     """Another engine holds this file. Clients may share a file, engines may not."""
 
 
-class StoreClosed(StoreError):  # noqa: N818
+class StoreClosed(StoreError):
     """The store was closed; nothing was written."""
 
 
@@ -231,11 +232,11 @@ class BrokerError(AmendsError):
     """Base of what a broker raises."""
 
 
-class BrokerUnavailable(BrokerError):  # noqa: N818
+class BrokerUnavailable(BrokerError):
     """The broker cannot be used right now. Publishing again with the same ids is safe."""
 
 
-class BrokerClosed(BrokerError):  # noqa: N818
+class BrokerClosed(BrokerError):
     """The broker was closed; nothing was published."""
 
 
@@ -246,19 +247,23 @@ class InstanceError(AmendsError):
     """What a client is told of one saga instance."""
 
 
-class InstanceNotFound(InstanceError):  # noqa: N818
+class InstanceNotFound(InstanceError):
     """No instance of that name has been started."""
 
 
-class StartConflict(InstanceError):  # noqa: N818
+class StartConflict(InstanceError):
     """The instance exists already with another input; the first one stands, untouched."""
 
 
-class ActionRefused(InstanceError):  # noqa: N818
+class StartUnconfirmed(InstanceError):
+    """The start is durable, but no engine took it up in time. Starting again is safe."""
+
+
+class ActionRefused(InstanceError):
     """The instance is in a state that refuses the action; nothing was recorded."""
 
 
-class SagaNotCompleted(InstanceError):  # noqa: N818
+class SagaNotCompleted(InstanceError):
     """The instance ended otherwise than completed.
 
     `state` is its final state (compensated, failed, cancelled, terminated), `error` the reason.

@@ -144,11 +144,12 @@ class Activity(Generic[I, R]):
     @overload
     def undo(
         self,
+        /,
         *,
         name: str | None = None,
         queue: str | None = None,
         retry: Retry | None = None,
-        timeout: float | None = ...,
+        timeout: float | None = ATTEMPT_TIMEOUT_S,
     ) -> Callable[[Callable[[I, R | None], Awaitable[None] | None]], Undo]: ...
     def undo(
         self,
@@ -159,7 +160,7 @@ class Activity(Generic[I, R]):
         queue: str | None = None,
         retry: Retry | None = None,
         timeout: float | None = ATTEMPT_TIMEOUT_S,
-    ) -> Undo | Callable[[Callable[[I, R | None], Awaitable[None] | None]], Undo]:
+    ) -> Any:
         """Pair this activity with what makes it good: `undo(input, result)`.
 
         `result` is None when nobody knows whether the effect happened: undoing what never

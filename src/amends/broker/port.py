@@ -31,10 +31,11 @@ class Message(NamedTuple):
 
 class Delivery(NamedTuple):
     """A message in a consumer's hands. `count` is 1 for the first delivery (a lower bound: a
-    crash may hide one). `token` belongs to the broker."""
+    crash may hide one). `token` belongs to the broker.
+    """
 
     message: Message
-    count: int
+    count: int  # type: ignore[assignment] # a tuple's own count() has no use here
     token: Any
 
 
@@ -50,7 +51,8 @@ class DeadLetter(NamedTuple):
 
 class QueueDepth(NamedTuple):
     """How full a queue is. `ready` counts what is in a consumer's hands too; `oldest` is when
-    its oldest ready message was published or became due."""
+    its oldest ready message was published or became due.
+    """
 
     queue: str
     ready: int
@@ -72,7 +74,8 @@ class Consumer(Protocol):
 
     async def stop(self) -> None:
         """Take no more; what was not yet received goes back. Received messages may still be
-        acknowledged. Idempotent."""
+        acknowledged. Idempotent.
+        """
         ...
 
     async def close(self) -> None:
@@ -120,9 +123,7 @@ class Broker(Protocol):
         """Put a message aside for a person, with a short reason and the whole detail."""
         ...
 
-    async def dead_letters(
-        self, *, queue: str | None = None, limit: int = 100
-    ) -> list[DeadLetter]:
+    async def dead_letters(self, *, queue: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """The messages put aside, oldest first."""
         ...
 

@@ -23,7 +23,8 @@ def command_queue(queue: str) -> str:
 
 def partition_of(instance: InstanceId, partitions: int) -> int:
     """The partition that an instance's inputs meet in: CRC-32 of its name, never Python's hash,
-    which differs between processes."""
+    which differs between processes.
+    """
     if partitions == 1:
         return 0
     return crc32(str(instance).encode()) % partitions

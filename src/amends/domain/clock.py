@@ -31,5 +31,5 @@ class SystemClock:
 
     async def sleep_until(self, when: datetime) -> None:
         """Wait in naps, so that a clock that was set is noticed within a minute."""
-        while (left_s := (when - self.now()).total_seconds()) > 0:
+        while (left_s := (when - self.now()).total_seconds()) > 0:  # noqa: ASYNC110 - waits for time
             await asyncio.sleep(min(left_s, self.NAP_S_MAX))

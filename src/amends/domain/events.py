@@ -23,7 +23,8 @@ class JournalEvent(BaseModel):
 
 class InputEvent(JournalEvent):
     """A fact that reached the saga from outside. `at` is the saga's time while it handles it;
-    it never goes back within a journal."""
+    it never goes back within a journal.
+    """
 
     at: datetime
 
@@ -108,7 +109,8 @@ class StepCompleted(InputEvent):
 
 class StepAttemptFailed(InputEvent):
     """An attempt ended without a result. `retry_at` is when the next one is due; None means that
-    there will be none, and the event after this one says how the step ended."""
+    there will be none, and the event after this one says how the step ended.
+    """
 
     seq: int
     attempt: int

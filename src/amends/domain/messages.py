@@ -154,7 +154,7 @@ _BY_NAME: Final[dict[str, type[EngineMessage]]] = {
 
 def encode_message(message: EngineMessage) -> bytes:
     """The JSON body of a message; its type is its class name."""
-    return message.__pydantic_serializer__.to_json(message)
+    return message.__pydantic_serializer__.to_json(message, exclude_defaults=True)
 
 
 def decode_message(type: str, body: bytes) -> EngineMessage:

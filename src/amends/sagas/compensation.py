@@ -43,7 +43,8 @@ class Compensation:
     def effect_happened_after_all(self, step: StepState) -> None:
         """A late report says that the effect of a step happened. What was undone without its
         result, or not at all, is undone (again) with it; the undo is the same activity, and safe
-        to repeat by contract."""
+        to repeat by contract.
+        """
         if not self._execution.state.compensating or step.scheduled.undo is None:
             return
         if step.undo_scheduled or step.seq not in self._planned:

@@ -71,13 +71,9 @@ class SagaContext:
         return self._execution.instance.id
 
     @overload
-    def do(
-        self, activity: Activity[None, R], /, *, pivot: bool = False
-    ) -> StepCall[R]: ...
+    def do(self, activity: Activity[None, R], /, *, pivot: bool = False) -> StepCall[R]: ...
     @overload
-    def do(
-        self, activity: Activity[I, R], input: I, /, *, pivot: bool = False
-    ) -> StepCall[R]: ...
+    def do(self, activity: Activity[I, R], input: I, /, *, pivot: bool = False) -> StepCall[R]: ...
     def do(
         self, activity: Activity[Any, R], input: Any = None, /, *, pivot: bool = False
     ) -> StepCall[R]:
@@ -112,7 +108,7 @@ class SagaContext:
 
         It takes signals away from `receive`. Use it with `wait_until`.
         """
-        self._execution.on_signal(
+        self._execution.signals.on(
             signal.name, lambda raw: handler(cast(T, signal.payload.from_json_value(raw)))
         )
 
@@ -135,7 +131,7 @@ class SagaContext:
     def random(self) -> random.Random:
         """A random source of this instance's own; not for secrets."""
         if self._random is None:
-            self._random = random.Random(str(self._execution.instance))  # noqa: S311
+            self._random = random.Random(str(self._execution.instance))
         return self._random
 
     def uuid(self) -> UUID:

@@ -7,11 +7,15 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
+from pydantic import BaseModel
+
+from amends.domain.codec import EncodedEvent, EventRegistry, event_name
 from amends.domain.ids import check_name
 from amends.domain.payload import Payload
 from amends.domain.signature import Signature, read_signature
 from amends.errors import DefinitionError
 from amends.sagas.context import SagaContext
+from amends.sagas.journal import RESERVED_TYPES
 from amends.sagas.lint import check_source
 
 I = TypeVar("I")
@@ -51,6 +55,7 @@ class Saga(Generic[I, R]):
         self._signature = read_signature(fn, frame_locals)
         self._input: Payload[Any] | None = None
         self._result: Payload[Any] | None = None
+        self._events = EventRegistry()
 
     def __repr__(self) -> str:
         return f"<saga {self.name}>"
@@ -80,6 +85,17 @@ class Saga(Generic[I, R]):
     def check(self) -> None:
         """Resolve every type. Raises DefinitionError with what is wrong."""
         _ = self.input, self.result
+
+    def encode_event(self, event: BaseModel) -> EncodedEvent:
+        """A domain event that the saga emits. Raises DefinitionError, InvalidPayload."""
+        if type(event) not in self._events:
+            if event_name(type(event)).type in RESERVED_TYPES:
+                raise DefinitionError(
+                    f"{type(event).__name__} is a name of the journal's own; give the event "
+                    "another: @event(name=…)"
+                )
+            self._events.add(type(event))
+        return self._events.encode(event)
 
     def call(self, ctx: SagaContext, input: Any) -> Coroutine[Any, Any, Any]:
         """The coroutine of one execution, from the JSON value of the input."""

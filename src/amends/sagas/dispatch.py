@@ -8,21 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from hashlib import blake2b
 from uuid import UUID
 
+from amends.broker.mail import message_id, to_inbox
 from amends.broker.port import Message
-from amends.broker.topology import command_queue, inbox_of
+from amends.broker.topology import command_queue
 from amends.domain import events as e
 from amends.domain import messages as m
-from amends.domain.ids import InstanceId
 from amends.sagas.state import InstanceState, StepState
-
-
-def message_id(instance: InstanceId, kind: str, seq: int = 0, attempt: int = 0) -> UUID:
-    """The id of the one message of its kind that an instance sends about a step's attempt."""
-    text = f"{instance.saga}/{instance.id}\0{kind}\0{seq}\0{attempt}"
-    return UUID(bytes=blake2b(text.encode(), digest_size=16).digest())
 
 
 class Dispatcher:
@@ -70,7 +63,9 @@ class Dispatcher:
                 messages.append(self.wake(state, 0, state.at, cause))
         return messages
 
-    def run_command(self, state: InstanceState, seq: int, attempt: int, cause: str) -> list[Message]:
+    def run_command(
+        self, state: InstanceState, seq: int, attempt: int, cause: str
+    ) -> list[Message]:
         """The command of an attempt whose backoff is over, if it is still wanted."""
         step = state.steps.get(seq)
         if step is None or not step.is_open or step.retry_at is None or step.attempt != attempt:
@@ -82,31 +77,7 @@ class Dispatcher:
         instance = state.instance
         message = m.WakeSaga(saga=instance.saga, id=instance.id, try_number=try_number)
         id = message_id(instance, "wake", state.version, try_number)
-        return self.to_inbox(message, id, state.correlation_id, cause, due=due)
-
-    def to_inbox(
-        self,
-        message: m.EngineMessage,
-        id: UUID,
-        correlation_id: str,
-        causation_id: str,
-        *,
-        due: datetime | None = None,
-        trace_parent: str | None = None,
-    ) -> Message:
-        """A message to the inbox of the instance that it names."""
-        instance = message.instance
-        return Message(
-            id,
-            inbox_of(instance, self._partitions),
-            type(message).__name__,
-            f"{instance.saga}/{instance.id}",
-            m.encode_message(message),
-            correlation_id,
-            causation_id,
-            trace_parent,
-            due,
-        )
+        return self._to_inbox(message, id, state, cause, due)
 
     def _step(
         self, state: InstanceState, seq: int, cause: str, *, renew_expiry: bool = True
@@ -119,20 +90,14 @@ class Dispatcher:
         if step.retry_at is None:
             messages = [self._command(state, step, cause)]
         else:
-            retry = m.RetryStep(
-                saga=instance.saga, id=instance.id, seq=seq, attempt=step.attempt
-            )
+            retry = m.RetryStep(saga=instance.saga, id=instance.id, seq=seq, attempt=step.attempt)
             id = message_id(instance, "retry", seq, step.attempt)
-            messages = [
-                self.to_inbox(retry, id, state.correlation_id, cause, due=step.retry_at)
-            ]
+            messages = [self._to_inbox(retry, id, state, cause, step.retry_at)]
         deadline = step.scheduled.deadline
         if renew_expiry and deadline is not None:
             expire = m.ExpireStep(saga=instance.saga, id=instance.id, seq=seq)
             id = message_id(instance, "expire", seq)
-            messages.append(
-                self.to_inbox(expire, id, state.correlation_id, cause, due=deadline)
-            )
+            messages.append(self._to_inbox(expire, id, state, cause, deadline))
         return messages
 
     def _command(self, state: InstanceState, step: StepState, cause: str) -> Message:
@@ -163,4 +128,16 @@ class Dispatcher:
         instance = state.instance
         message = m.FireTimer(saga=instance.saga, id=instance.id, seq=seq)
         id = message_id(instance, "timer", seq)
-        return self.to_inbox(message, id, state.correlation_id, cause, due=due)
+        return self._to_inbox(message, id, state, cause, due)
+
+    def _to_inbox(
+        self, message: m.EngineMessage, id: UUID, state: InstanceState, cause: str, due: datetime
+    ) -> Message:
+        return to_inbox(
+            message,
+            id,
+            partitions=self._partitions,
+            correlation_id=state.correlation_id,
+            causation_id=cause,
+            due=due,
+        )

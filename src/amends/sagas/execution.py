@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from amends.activities.definition import Activity
 from amends.domain import events as e
-from amends.domain.codec import encode_event
+from amends.domain.failures import error_info, is_declared_failure
 from amends.errors import (
     DeadlineExceeded,
     NotAllowedInSaga,
@@ -29,8 +29,8 @@ from amends.errors import (
 from amends.sagas import guard
 from amends.sagas.compensation import Compensation
 from amends.sagas.context import SagaContext
-from amends.sagas.failures import error_info, is_declared_failure
 from amends.sagas.loop import SagaFuture, SagaLoop, SagaTask
+from amends.sagas.signals import SignalBox
 from amends.sagas.state import InstanceState, Status
 
 if TYPE_CHECKING:
@@ -58,17 +58,17 @@ class SagaExecution:
         self.state = state
         self.activities = activities
         self.decisions: deque[e.OutputEvent] = deque()
-        self.loop = SagaLoop(str(state.instance), self)
+        # What SagaLoop leaves abstract it refuses by name.
+        self.loop = SagaLoop(str(state.instance), self)  # type: ignore[abstract]
         self.discarded = False
         self.compensation = Compensation(self)
         self._seq = 0
         self._main: SagaTask[Any] | None = None
         self._waiting: dict[int, SagaFuture[Any]] = {}
         self._conditions: list[tuple[Callable[[], bool], SagaFuture[None]]] = []
-        self._signals: dict[str, deque[Any]] = {}
-        self._receivers: dict[str, deque[SagaFuture[Any]]] = {}
-        self._handlers: dict[str, Callable[[Any], None]] = {}
         self._context = Context()
+        self._turn = guard.saga_turn()
+        self.signals = SignalBox(self.loop, self._context)
 
     # --- driven by the engine
 
@@ -97,10 +97,9 @@ class SagaExecution:
         self.loop.discard()
         self._waiting.clear()
         self._conditions.clear()
-        self._receivers.clear()
 
     def _run(self) -> None:
-        with guard.saga_turn() as turn:
+        with self._turn as turn:
             self.loop.run_ready()
             while self._release_conditions():
                 self.loop.run_ready()
@@ -176,7 +175,7 @@ class SagaExecution:
     def emit(self, event: BaseModel) -> None:
         """See `SagaContext.emit`."""
         self._check_alive()
-        encoded = encode_event(event)
+        encoded = self.definition.encode_event(event)
         self.decide(
             e.DomainEventEmitted(
                 seq=self.next_seq(),
@@ -189,18 +188,7 @@ class SagaExecution:
     async def next_signal(self, name: str) -> Any:
         """See `SagaContext.receive`."""
         self._check_alive()
-        waiting = self._signals.get(name)
-        if waiting:
-            return waiting.popleft()
-        future = self.loop.create_future()
-        self._receivers.setdefault(name, deque()).append(future)
-        return await future
-
-    def on_signal(self, name: str, handler: Callable[[Any], None]) -> None:
-        """See `SagaContext.on`."""
-        self._handlers[name] = handler
-        for payload in self._signals.pop(name, ()):
-            handler(payload)
+        return await self.signals.next(name)
 
     def wait_until(self, condition: Callable[[], bool]) -> Awaitable[None]:
         """See `SagaContext.wait_until`."""
@@ -302,17 +290,7 @@ class SagaExecution:
             self._stop_main()
 
     def _on_signal(self, event: e.SignalReceived) -> None:
-        handler = self._handlers.get(event.name)
-        if handler is not None:
-            self.loop.call_soon(handler, event.payload, context=self._context)
-            return
-        receivers = self._receivers.get(event.name)
-        while receivers:
-            future = receivers.popleft()
-            if not future.done():
-                future.set_result(event.payload)
-                return
-        self._signals.setdefault(event.name, deque()).append(event.payload)
+        self.signals.put(event.name, event.payload)
 
     def _on_cancel_requested(self, event: e.CancelRequested) -> None:
         self._stop_main()

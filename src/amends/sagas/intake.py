@@ -27,7 +27,8 @@ _DEFAULT_RETRY: Final = Retry()
 
 class Intake:
     """Turns messages into input events. An empty answer means that the message changes nothing:
-    its effect is on record already, or the instance is past it."""
+    its effect is on record already, or the instance is past it.
+    """
 
     def __init__(self, activities: ActivityMap) -> None:
         self._activities = activities
@@ -63,7 +64,7 @@ class Intake:
         step = state.steps.get(message.seq)
         if step is None or step.outcome in (Outcome.COMPLETED, Outcome.SKIPPED):
             return []
-        if not step.is_open or state.final is not None and step.kind is e.StepKind.STEP:
+        if not step.is_open or (state.final is not None and step.kind is e.StepKind.STEP):
             return [
                 e.StepReportedLate(
                     at=at,
@@ -103,7 +104,8 @@ class Intake:
         if step is None:
             return []
         if not step.is_open:
-            late = step.outcome is Outcome.UNKNOWN and not step.late
+            if step.outcome is not Outcome.UNKNOWN or step.late:
+                return []
             return [
                 e.StepReportedLate(
                     at=at,
@@ -112,7 +114,7 @@ class Intake:
                     completed=False,
                     error=message.error,
                 )
-            ][: int(late)]
+            ]
         if message.attempt <= step.failed_attempts or step.parked or step.probing:
             return []
         retry_at = self._retry_at(state, step, message, at)
@@ -165,11 +167,20 @@ class Intake:
     # --- no attempt is left
 
     def _give_up(
-        self, state: InstanceState, step: StepState, error: e.ErrorInfo, at: datetime, *,
+        self,
+        state: InstanceState,
+        step: StepState,
+        error: e.ErrorInfo,
+        at: datetime,
+        *,
         unsure: bool,
     ) -> Events:
         """A refusal is sure; an error after a timeout leaves open whether the first attempt had
-        its effect."""
+        its effect.
+        """
+        if error.traceback is not None:
+            # It stands with the attempt already.
+            error = error.model_copy(update={"traceback": None})
         if step.kind is e.StepKind.UNDO:
             return [e.StepParked(at=at, seq=step.seq, error=error)]
         if step.kind is e.StepKind.PROBE:

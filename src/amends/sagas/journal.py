@@ -58,7 +58,8 @@ def encode_turn(
             )
             encoded.append(NewEvent(id, event.type, to_json(event.data), own))
         else:
-            data = event.__pydantic_serializer__.to_json(event)
+            # Defaults are left out: most fields of most events have theirs.
+            data = event.__pydantic_serializer__.to_json(event, exclude_defaults=True)
             encoded.append(NewEvent(id, type(event).__name__, data, shared))
     return encoded
 
@@ -75,7 +76,8 @@ def decode(record: RecordedEvent) -> e.JournalEvent:
             return _decode_emitted(record)
         if _SCHEMA_MARK not in record.metadata:
             _check_schema(record)
-        return cls.__pydantic_validator__.validate_json(record.data)
+        event: e.JournalEvent = cls.__pydantic_validator__.validate_json(record.data)
+        return event
     except (ValidationError, ValueError) as error:
         raise DecodeError(
             f"this event of a journal cannot be read: {_faults(error)}",

@@ -37,7 +37,8 @@ class TimerSink(Protocol):
 
 class SagaTask(asyncio.Task[_T]):
     """A task whose hash depends on the instance and its number only, so that a set of tasks has
-    the same order on every replay."""
+    the same order on every replay.
+    """
 
     _number: int
 
@@ -100,7 +101,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
         try:
             while ready:
                 handle = ready.popleft()
-                if not handle._cancelled:  # type: ignore[attr-defined]
+                if not handle._cancelled:
                     handle._run()
                 left -= 1
                 if not left:
@@ -160,13 +161,19 @@ class SagaLoop(asyncio.AbstractEventLoop):
         return handle
 
     def call_later(  # type: ignore[override]
-        self, delay: float, callback: Callable[..., object], *args: Any,
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return self.call_at(self.now_s + delay, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
-        self, when: float, callback: Callable[..., object], *args: Any,
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         timer = _Timer(when, callback, args, self, context)
@@ -186,9 +193,13 @@ class SagaLoop(asyncio.AbstractEventLoop):
         self._numbers += 1
         return SagaFuture(number=self._numbers, loop=self)
 
-    def create_task(  # type: ignore[override]
-        self, coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T], *,
-        name: object = None, context: Context | None = None, **_: Any,
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, _T] | Generator[Any, None, _T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+        **_: Any,
     ) -> SagaTask[_T]:
         self._numbers += 1
         task: SagaTask[_T] = SagaTask(coro, number=self._numbers, loop=self, context=context)

@@ -112,7 +112,8 @@ def _same_step(
     execution: SagaExecution, recorded: e.StepScheduled, wanted: e.StepScheduled
 ) -> bool:
     """Policies (queue, undo, pivot, deadline) may change between releases: the recorded ones
-    hold. What is done, and with which input, may not."""
+    hold. What is done, and with which input, may not.
+    """
     if (recorded.activity, recorded.kind, recorded.of) != (
         wanted.activity,
         wanted.kind,
@@ -129,7 +130,8 @@ def _same_step(
 
 def _same_value(payload: Payload[Any], recorded: Any, wanted: Any) -> bool:
     """Whether two JSON values mean the same to today's type: a field that was added with a
-    default since does not make another input."""
+    default since does not make another input.
+    """
     try:
         return bool(payload.from_json_value(recorded) == payload.from_json_value(wanted))
     except AmendsError:
@@ -155,4 +157,3 @@ def _short(text: str, chars_max: int = 200) -> str:
 
 def _time(when: datetime) -> str:
     return when.isoformat(timespec="milliseconds")
-

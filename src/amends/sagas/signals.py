@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Generic, TypeVar
 
 from amends.domain.ids import check_name
@@ -31,3 +35,52 @@ class Signal(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<signal {self.name}>"
+
+
+class SignalBox:
+    """The signals of one execution: kept until the saga takes them, in order of arrival."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
+        self._loop = loop
+        self._context = context
+        self._kept: dict[str, deque[Any]] = {}
+        self._receivers: dict[str, deque[asyncio.Future[Any]]] = {}
+        self._handlers: dict[str, Callable[[Any], None]] = {}
+
+    def put(self, name: str, payload: Any) -> None:
+        """A signal arrived: to its handler, else to who waits longest, else it is kept."""
+        handler = self._handlers.get(name)
+        if handler is not None:
+            self._loop.call_soon(handler, payload, context=self._context)
+            return
+        receivers = self._receivers.get(name)
+        while receivers:
+            future = receivers.popleft()
+            if not future.done():
+                future.set_result(payload)
+                return
+        self._kept.setdefault(name, deque()).append(payload)
+
+    async def next(self, name: str) -> Any:
+        """The payload of the next signal of a name.
+
+        A signal that was handed to a receiver which was cancelled in the same moment goes back
+        to the front.
+        """
+        kept = self._kept.get(name)
+        if kept:
+            return kept.popleft()
+        future = self._loop.create_future()
+        self._receivers.setdefault(name, deque()).append(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._kept.setdefault(name, deque()).appendleft(future.result())
+            raise
+
+    def on(self, name: str, handler: Callable[[Any], None]) -> None:
+        """Hand every signal of a name to `handler`, those that were kept included."""
+        self._handlers[name] = handler
+        for payload in self._kept.pop(name, ()):
+            handler(payload)

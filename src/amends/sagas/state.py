@@ -138,7 +138,8 @@ class StepState:
 
 class InstanceState:
     """Where one instance stands, event by event. `version` is its journal's last version that is
-    on record, -1 before the first."""
+    on record, -1 before the first.
+    """
 
     __slots__ = (
         "at",

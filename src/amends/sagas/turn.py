@@ -15,12 +15,12 @@ from amends.broker.port import Delivery, Message
 from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
+from amends.domain.failures import error_info
 from amends.domain.ids import NO_STREAM, ExpectedVersion, InstanceId
 from amends.errors import DeterminismError, NotRegistered
 from amends.sagas import journal
 from amends.sagas.dispatch import Dispatcher
 from amends.sagas.execution import ActivityMap, SagaBug, SagaExecution
-from amends.sagas.failures import error_info
 from amends.sagas.intake import Intake
 from amends.sagas.replay import fold, replay
 from amends.sagas.state import InstanceState
@@ -44,7 +44,8 @@ class Inbound(NamedTuple):
 
 class Live:
     """An instance in memory. `execution` is missing while its code cannot run: then `bug` says
-    why, and the instance is not kept in the cache."""
+    why, and the instance is not kept in the cache.
+    """
 
     __slots__ = ("bug", "execution", "state")
 
@@ -69,7 +70,8 @@ class Live:
 
 class Turn(NamedTuple):
     """The outcome of a turn. `taken` counts the inbound messages that it dealt with; the others
-    want another turn, after a reload. `events` is how many it appends."""
+    want another turn, after a reload. `events` is how many it appends.
+    """
 
     commit: TurnCommit
     events: Sequence[e.JournalEvent]
@@ -108,7 +110,8 @@ class TurnTaker:
 
     def take(self, live: Live, inbound: Sequence[Inbound], now: datetime) -> Turn:
         """Deal with messages in order. `live` is ahead of the journal until the commit is done;
-        if the commit fails, throw it away."""
+        if the commit fails, throw it away.
+        """
         work = _Work(live, now)
         work.resume()
         redrive: list[Message] = []
@@ -129,7 +132,8 @@ class TurnTaker:
 
     def _redrive(self, live: Live, message: m.EngineMessage, cause: str) -> list[Message]:
         """A duplicate: publish again what is outstanding. The end of a backoff is a special case
-        of it: only the one command is due."""
+        of it: only the one command is due.
+        """
         if isinstance(message, m.RetryStep):
             return self._dispatcher.run_command(live.state, message.seq, message.attempt, cause)
         if live.bug is not None and isinstance(message, m.WakeSaga):
@@ -166,9 +170,7 @@ class TurnTaker:
             publish += self._wake(live, work, last, cause)
         return Turn(TurnCommit(append, publish, deliveries), work.events, len(deliveries))
 
-    def _wake(
-        self, live: Live, work: _Work, last: m.EngineMessage, cause: str
-    ) -> list[Message]:
+    def _wake(self, live: Live, work: _Work, last: m.EngineMessage, cause: str) -> list[Message]:
         """Keep one chain of later looks going while an instance is stalled."""
         if isinstance(last, m.WakeSaga):
             number = last.try_number + 1
@@ -178,9 +180,7 @@ class TurnTaker:
             return []
         delay_s = min(WAKE_MAX_S, WAKE_INITIAL_S * 2.0 ** min(number, 20))
         return [
-            self._dispatcher.wake(
-                live.state, number, work.now + timedelta(seconds=delay_s), cause
-            )
+            self._dispatcher.wake(live.state, number, work.now + timedelta(seconds=delay_s), cause)
         ]
 
     def _not_registered(self, instance: InstanceId) -> NotRegistered:

@@ -1,0 +1,262 @@
+"""The activity consumer: takes the commands of one queue, runs their activities, and reports.
+
+It only reports. Whether a failed attempt is repeated is the orchestrator's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from amends.activities.context import ActivityContext, set_activity_context
+from amends.activities.definition import Activity, DidNotHappen, Happened
+from amends.broker.mail import message_id, to_inbox
+from amends.broker.port import Broker, Consumer, Delivery
+from amends.broker.topology import command_queue
+from amends.domain.clock import Clock
+from amends.domain.events import AttemptOutcome, ErrorInfo, StepKind
+from amends.domain.failures import error_info
+from amends.domain.messages import (
+    EngineMessage,
+    ReportCompleted,
+    ReportFailed,
+    RunStep,
+    decode_message,
+)
+from amends.errors import AmendsError, Failure, InvalidMessage, InvalidPayload
+
+log = structlog.get_logger("amends.activities")
+
+#: A command that was in hand at so many crashes is taken for their cause.
+DELIVERIES_MAX = 20
+
+
+class ActivityConsumer:
+    """Runs the activities of one queue, at most `concurrency` attempts at a time."""
+
+    def __init__(
+        self,
+        *,
+        queue: str,
+        activities: Mapping[str, Activity[Any, Any]],
+        broker: Broker,
+        clock: Clock,
+        partitions: int = 1,
+        concurrency: int = 100,
+        deliveries_max: int = DELIVERIES_MAX,
+    ) -> None:
+        self._queue = queue
+        self._activities = activities
+        self._broker = broker
+        self._clock = clock
+        self._partitions = partitions
+        self._concurrency = concurrency
+        self._deliveries_max = deliveries_max
+        self._consumer: Consumer | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._running_ids: set[UUID] = set()
+        self._threads: ThreadPoolExecutor | None = None
+
+    async def run(self) -> None:
+        """Work until `stop` is called; returns when what was running is done.
+
+        If it is cancelled instead, what was running is cancelled too, and handed back.
+        """
+        consumer = self._consumer = self._broker.consume(
+            command_queue(self._queue), limit=self._concurrency
+        )
+        try:
+            while deliveries := await consumer.receive():
+                for delivery in deliveries:
+                    self._begin(delivery)
+            while self._running:
+                await asyncio.wait(self._running)
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+            await consumer.close()
+            if self._threads is not None:
+                self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def stop(self) -> None:
+        """Take no more commands, hand back those that have not begun, finish those that have."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    # --- one command
+
+    def _begin(self, delivery: Delivery) -> None:
+        id = delivery.message.id
+        if id in self._running_ids:
+            # A copy of what is running; the one report serves both.
+            task = asyncio.create_task(self._broker.ack([delivery]))
+        else:
+            self._running_ids.add(id)
+            task = asyncio.create_task(self._handle(delivery))
+            task.add_done_callback(lambda _: self._running_ids.discard(id))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            # The command is not acknowledged: it comes again.
+            log.error("attempt_not_reported", queue=self._queue, exc_info=task.exception())
+
+    async def _handle(self, delivery: Delivery) -> None:
+        message = delivery.message
+        try:
+            command = decode_message(message.type, message.body)
+            if not isinstance(command, RunStep):
+                raise InvalidMessage(f"a {message.type} is no command")
+        except InvalidMessage as error:
+            await self._put_aside(delivery, "unreadable", str(error))
+            return
+        activity = self._activities.get(command.activity)
+        if activity is None:
+            await self._put_aside(
+                delivery,
+                "unknown activity",
+                f"{command.activity!r} is not registered with this application; deploy one that "
+                "has it, then redrive",
+            )
+            return
+        if delivery.count > self._deliveries_max:
+            report: EngineMessage = self._failed(
+                command,
+                AttemptOutcome.VANISHED,
+                ErrorInfo(
+                    type="Vanished",
+                    message=f"its consumer was gone {delivery.count - 1} times while running it",
+                ),
+            )
+        else:
+            report = await self._attempt(activity, command, message.correlation_id)
+        await self._report(delivery, command, report)
+
+    async def _report(self, delivery: Delivery, command: RunStep, report: EngineMessage) -> None:
+        reply = to_inbox(
+            report,
+            message_id(command.instance, "report", command.seq, command.attempt),
+            partitions=self._partitions,
+            correlation_id=delivery.message.correlation_id,
+            causation_id=str(delivery.message.id),
+            trace_parent=delivery.message.trace_parent,
+        )
+        await self._broker.reply(delivery, reply)
+
+    async def _put_aside(self, delivery: Delivery, reason: str, detail: str) -> None:
+        log.warning("dead_letter", reason=reason, detail=detail, key=delivery.message.key)
+        await self._broker.dead_letter(delivery, reason=reason, detail=detail)
+
+    # --- one attempt
+
+    async def _attempt(
+        self, activity: Activity[Any, Any], command: RunStep, correlation_id: str
+    ) -> EngineMessage:
+        """Run the activity once; whatever it does becomes a report."""
+        deadline = self._deadline(activity, command)
+        timeout_s = None
+        if deadline is not None:
+            timeout_s = max(0.0, (deadline - self._clock.now()).total_seconds())
+        timeout = asyncio.timeout(timeout_s)
+        try:
+            arguments = activity.arguments(command.input, command.result)
+            set_activity_context(
+                ActivityContext(
+                    instance=command.instance,
+                    activity=activity.name,
+                    seq=command.seq,
+                    attempt=command.attempt,
+                    idempotency_key=command.idempotency_key,
+                    origin_key=command.origin_key,
+                    deadline=deadline,
+                    correlation_id=correlation_id,
+                )
+            )
+            async with timeout:
+                result = await self._call(activity, arguments)
+        except asyncio.CancelledError as error:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            return self._failed(command, AttemptOutcome.FAILED, error_info(error))
+        except Exception as error:
+            outcome = AttemptOutcome.TIMED_OUT if timeout.expired() else AttemptOutcome.FAILED
+            return self._failed(command, outcome, self._describe(activity, error, timeout))
+        return self._completed(activity, command, result)
+
+    def _deadline(self, activity: Activity[Any, Any], command: RunStep) -> datetime | None:
+        ends = [] if command.deadline is None else [command.deadline]
+        if activity.timeout_s is not None:
+            ends.append(self._clock.now() + timedelta(seconds=activity.timeout_s))
+        return min(ends, default=None)
+
+    async def _call(self, activity: Activity[Any, Any], arguments: list[Any]) -> Any:
+        if activity.is_async:
+            return await activity.fn(*arguments)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(
+                self._concurrency, thread_name_prefix=f"amends-{self._queue}"
+            )
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, context.run, activity.fn, *arguments)
+
+    def _completed(
+        self, activity: Activity[Any, Any], command: RunStep, result: Any
+    ) -> EngineMessage:
+        try:
+            value = _result_value(activity, result)
+        except AmendsError as error:
+            # The effect happened; only its result is lost. "Failed" would be a lie.
+            return self._failed(command, AttemptOutcome.VANISHED, error_info(error))
+        return ReportCompleted.model_construct(
+            saga=command.saga,
+            id=command.id,
+            seq=command.seq,
+            attempt=command.attempt,
+            result=value,
+        )
+
+    def _failed(self, command: RunStep, outcome: AttemptOutcome, error: ErrorInfo) -> ReportFailed:
+        return ReportFailed(
+            saga=command.saga,
+            id=command.id,
+            seq=command.seq,
+            attempt=command.attempt,
+            outcome=outcome,
+            error=error,
+        )
+
+    def _describe(
+        self, activity: Activity[Any, Any], error: Exception, timeout: asyncio.Timeout
+    ) -> ErrorInfo:
+        if timeout.expired():
+            return ErrorInfo(
+                type="TimeoutError",
+                message=f"{activity.name} took longer than {activity.timeout_s} s",
+            )
+        return error_info(error, with_traceback=not isinstance(error, Failure))
+
+
+def _result_value(activity: Activity[Any, Any], result: Any) -> Any:
+    if activity.kind is not StepKind.PROBE:
+        return activity.result.to_json_value(result)
+    assert activity.origin is not None
+    if isinstance(result, Happened):
+        return {"happened": True, "result": activity.origin.result.to_json_value(result.result)}
+    if isinstance(result, DidNotHappen):
+        return {"happened": False, "result": None}
+    raise InvalidPayload(
+        f"probe {activity.name!r} answered {type(result).__name__}; it must answer "
+        "Happened(result) or DidNotHappen()"
+    )

@@ -1,0 +1,114 @@
+"""An application: its sagas and activities by name, ready to run or to be talked to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from amends.activities.definition import Activity
+from amends.backend import open_backend
+from amends.broker.topology import command_queue, inbox_queue
+from amends.client import Client
+from amends.domain.clock import Clock
+from amends.domain.events import StepKind
+from amends.errors import DefinitionError
+from amends.sagas.definition import Saga
+from amends.settings import Settings
+from amends.worker import Engine
+
+
+class App:
+    """The sagas and activities that belong together.
+
+    `activities` brings their undos and probes along. `concurrency` bounds the attempts that run
+    at once for an activity queue.
+
+    Raises DefinitionError for two of one name, a saga or activity whose types cannot be written
+    as JSON, an undo that does not fit what it undoes, and a bound for a queue that no activity
+    uses.
+    """
+
+    def __init__(
+        self,
+        *,
+        sagas: Iterable[Saga[Any, Any]] = (),
+        activities: Iterable[Activity[Any, Any]] = (),
+        concurrency: Mapping[str, int] | None = None,
+    ) -> None:
+        self.sagas: dict[str, Saga[Any, Any]] = {}
+        self.activities: dict[str, Activity[Any, Any]] = {}
+        self.concurrency = dict(concurrency or {})
+        for saga in sagas:
+            if not isinstance(saga, Saga):
+                raise DefinitionError(f"{saga!r} is no saga; decorate it with @saga")
+            saga.check()
+            self._add(self.sagas, "saga", saga)
+        for activity in activities:
+            if not isinstance(activity, Activity):
+                raise DefinitionError(f"{activity!r} is no activity; decorate it with @activity")
+            self._add_activity(activity)
+        for queue, bound in self.concurrency.items():
+            if queue not in self.queues:
+                raise DefinitionError(f"concurrency for queue {queue!r}, which no activity uses")
+            if bound < 1:
+                raise DefinitionError(f"concurrency of queue {queue!r} must be at least 1")
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The activity queues, by name."""
+        return tuple(sorted({activity.queue for activity in self.activities.values()}))
+
+    @asynccontextmanager
+    async def run(
+        self, where: str | Path | Settings | None = None, *, clock: Clock | None = None
+    ) -> AsyncIterator[Client]:
+        """Run the engine in this process, and give a client to talk to it.
+
+        `where` is a file for the embedded store, a store's address, or whole settings; default:
+        the environment's (`AMENDS_STORE`, …). Leaving it stops gracefully.
+
+        Raises EngineAlreadyRunning, and what the store raises when it cannot be opened.
+        """
+        settings = Settings.of(where)
+        async with (
+            open_backend(settings, engine=True, clock=clock) as backend,
+            Client(self, backend, settings) as client,
+            Engine(self, backend, settings) as engine,
+        ):
+            client.watch_engine(engine)
+            yield client
+
+    @asynccontextmanager
+    async def client(
+        self, where: str | Path | Settings | None = None, *, clock: Clock | None = None
+    ) -> AsyncIterator[Client]:
+        """A client alone: it starts, signals and looks at sagas that an engine elsewhere runs."""
+        settings = Settings.of(where)
+        async with open_backend(settings, engine=False, clock=clock) as backend:
+            inboxes = [inbox_queue(number) for number in range(settings.partitions)]
+            commands = [command_queue(queue) for queue in self.queues]
+            await backend.broker.declare([*inboxes, *commands])
+            async with Client(self, backend, settings) as client:
+                yield client
+
+    def _add_activity(self, activity: Activity[Any, Any]) -> None:
+        if self.activities.get(activity.name) is activity:
+            return
+        activity.check()
+        if activity.kind is not StepKind.STEP:
+            assert activity.origin is not None
+            self._add_activity(activity.origin)
+            return
+        self._add(self.activities, "activity", activity)
+        for other in (activity.undo_activity, activity.probe_activity):
+            if other is not None:
+                self._add(self.activities, "activity", other)
+
+    def _add(self, known: dict[str, Any], what: str, definition: Any) -> None:
+        if known.setdefault(definition.name, definition) is not definition:
+            raise DefinitionError(
+                f"two of the name {definition.name!r}: each {what} needs a name of its own, "
+                f"because journals refer to it; give one of them name=…"
+            )

@@ -1,0 +1,328 @@
+"""The client: starts sagas, signals and cancels them, and waits for what becomes of them.
+
+What it sends is durable when a call returns. What it says of an instance it reads from the
+journal, which is the only truth; there are no replies that could be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
+from uuid import UUID, uuid4
+
+from amends.backend import Backend
+from amends.broker.mail import to_inbox
+from amends.domain import events as e
+from amends.domain import messages as m
+from amends.domain.envelope import RecordedEvent
+from amends.domain.ids import InstanceId
+from amends.errors import (
+    ActionRefused,
+    InstanceNotFound,
+    NotRegistered,
+    SagaNotCompleted,
+    StartConflict,
+    StartUnconfirmed,
+)
+from amends.sagas import journal
+from amends.sagas.definition import Saga
+from amends.sagas.replay import fold
+from amends.sagas.signals import Signal
+from amends.sagas.state import InstanceState, Status
+from amends.settings import Settings
+from amends.watcher import Watcher
+
+if TYPE_CHECKING:
+    from amends.app import App
+    from amends.worker import Engine
+
+I = TypeVar("I")
+R = TypeVar("R")
+T = TypeVar("T")
+
+CONFIRM_TIMEOUT_S = 30.0
+
+
+class Handle(Generic[R]):
+    """One saga instance, from outside."""
+
+    def __init__(self, client: Client, saga: Saga[Any, R] | None, instance: InstanceId) -> None:
+        self._client = client
+        self._saga = saga
+        self.instance = instance
+
+    @property
+    def id(self) -> str:
+        """The id that the instance was started under."""
+        return self.instance.id
+
+    async def result(self, timeout: float | None = None) -> R:
+        """Wait for the saga's end, and give its result.
+
+        `timeout` is in seconds; the saga goes on when it passes.
+
+        Raises SagaNotCompleted (compensated, failed, cancelled or terminated), InstanceNotFound,
+        TimeoutError.
+        """
+        state = await self._client.wait_for_end(self.instance, timeout)
+        if state.final is not Status.COMPLETED:
+            raise SagaNotCompleted(str(self.instance), str(state.final), state.error)
+        if self._saga is None:
+            return cast(R, state.result)
+        return cast(R, self._saga.result.from_json_value(state.result))
+
+    async def state(self) -> InstanceState:
+        """Where the instance stands, by its journal. Raises InstanceNotFound."""
+        return await self._client.state(self.instance)
+
+    async def status(self) -> Status:
+        """The one word for where the instance stands. Raises InstanceNotFound."""
+        return (await self.state()).status
+
+    async def journal(self) -> list[RecordedEvent]:
+        """The instance's events, as the store has them. Raises InstanceNotFound."""
+        return await self._client.journal(self.instance)
+
+    @overload
+    async def signal(self, signal: Signal[T], payload: T) -> None: ...
+    @overload
+    async def signal(self, signal: str, payload: Any) -> None: ...
+    async def signal(self, signal: Signal[Any] | str, payload: Any) -> None:
+        """Send a signal; durable on return, delivered once however often it is transported.
+
+        By name, the payload is taken as the JSON value that it must be.
+
+        Raises InvalidPayload, PayloadTooLarge, InstanceNotFound, ActionRefused (it has ended).
+        """
+        if isinstance(signal, Signal):
+            payload = signal.payload.to_json_value(payload)
+        name = signal.name if isinstance(signal, Signal) else signal
+        await self._act("signal", m.DeliverSignal, name=name, payload=payload)
+
+    async def cancel(self, *, who: str, why: str) -> None:
+        """Ask for the saga to be cancelled, which compensates it.
+
+        Raises InstanceNotFound, ActionRefused (it has ended, or is past its pivot).
+        """
+        state = await self.state()
+        if state.pivot_passed:
+            raise ActionRefused(f"{self.instance} is past its pivot: it can only go forward")
+        await self._act("cancel", m.CancelSaga, who=who, why=why)
+
+    async def terminate(self, *, who: str, why: str) -> None:
+        """End the saga on the spot. NOTHING is undone: what it did stays done.
+
+        Raises InstanceNotFound, ActionRefused (it has ended).
+        """
+        await self._act("terminate", m.TerminateSaga, who=who, why=why)
+
+    async def resolve(
+        self,
+        resolution: e.Resolution | str,
+        *,
+        who: str,
+        why: str,
+        seq: int | None = None,
+        result: Any = None,
+    ) -> None:
+        """Decide about a parked step: "retry", "skip", or "complete" with a result by hand.
+
+        `seq` may be left out while one step is parked. The decision, who took it and why go on
+        record. `skip` treats a step as not done and goes on with None as its result.
+
+        Raises ActionRefused (nothing is parked, or several are), InvalidPayload (the result does
+        not fit the activity), InstanceNotFound.
+        """
+        state = await self.state()
+        parked = [step for step in state.open_steps() if step.parked]
+        chosen = [step for step in parked if seq in (None, step.seq)]
+        if len(chosen) != 1:
+            names = ", ".join(f"{step.seq} ({step.scheduled.activity})" for step in parked)
+            raise ActionRefused(
+                f"{self.instance} has {len(chosen)} parked steps to choose from; parked: "
+                f"{names or 'none'}. Name one by its number"
+            )
+        decision = e.Resolution(resolution)
+        activity = self._client.app.activities.get(chosen[0].scheduled.activity)
+        if decision is e.Resolution.COMPLETE and activity is not None:
+            result = activity.result.to_json_value(activity.result.from_json_value(result))
+        await self._client.send(
+            m.ResolveStep(
+                saga=self.instance.saga,
+                id=self.instance.id,
+                seq=chosen[0].seq,
+                resolution=decision,
+                who=who,
+                why=why,
+                result=result,
+            )
+        )
+
+    async def _act(self, verb: str, message: type[m.EngineMessage], **fields: Any) -> None:
+        state = await self.state()
+        if state.final is not None:
+            raise ActionRefused(
+                f"{self.instance} has ended {state.final}: there is nothing to {verb}"
+            )
+        await self._client.send(message(saga=self.instance.saga, id=self.instance.id, **fields))
+
+
+class Client:
+    """Talks to the sagas of one application. Made by `App.run` and `App.client`."""
+
+    def __init__(self, app: App, backend: Backend, settings: Settings) -> None:
+        self.app = app
+        self.backend = backend
+        self.settings = settings
+        self._watcher = Watcher(backend.store)
+        self._engine: Engine | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._watcher.close()
+
+    def watch_engine(self, engine: Engine) -> None:
+        """Remember the engine in this process, to notice when it fails."""
+        self._engine = engine
+
+    # --- starting
+
+    async def start(
+        self,
+        saga: Saga[I, R],
+        input: I | None = None,
+        *,
+        id: str | None = None,
+        confirm_timeout: float = CONFIRM_TIMEOUT_S,
+    ) -> Handle[R]:
+        """Start an instance and wait until it stands in its journal.
+
+        Starting again under an `id` with the same input gives the same instance, so that a
+        caller who does not know whether a start got through can repeat it. Without an `id` the
+        instance gets a random one.
+
+        Raises InvalidPayload, PayloadTooLarge, NotRegistered, UsageError (a bad id),
+        StartConflict (the id exists with another input), StartUnconfirmed (it is durable, but
+        no engine took it up within `confirm_timeout` seconds).
+        """
+        instance, message = self._start_message(saga, input, id)
+        handle = Handle(self, saga, instance)
+        if id is not None:
+            known = await self.backend.store.read(instance.stream, limit=1)
+            if known:
+                self._check_same(saga, message, known[0])
+                return handle
+        async with self._watcher.watch(instance) as watch:
+            await self.send(message)
+            try:
+                async with asyncio.timeout(confirm_timeout):
+                    first = await watch.started()
+            except TimeoutError:
+                raise StartUnconfirmed(
+                    f"{instance} is in the inbox and durable, but no engine took it up within "
+                    f"{confirm_timeout} s. It starts when one runs; starting it again is safe"
+                ) from None
+        self._check_same(saga, message, first)
+        return handle
+
+    async def submit(
+        self, saga: Saga[I, R], input: I | None = None, *, id: str | None = None
+    ) -> Handle[R]:
+        """Put a start into the inbox and return as soon as that is durable.
+
+        For many starts at once, and when no engine may be running. If the id exists already, the
+        first input stands.
+
+        Raises InvalidPayload, PayloadTooLarge, NotRegistered, UsageError (a bad id).
+        """
+        instance, message = self._start_message(saga, input, id)
+        await self.send(message)
+        return Handle(self, saga, instance)
+
+    def _start_message(
+        self, saga: Saga[Any, Any], input: Any, id: str | None
+    ) -> tuple[InstanceId, m.StartSaga]:
+        if self.app.sagas.get(saga.name) is not saga:
+            raise NotRegistered(
+                f"saga {saga.name!r} is not registered with this application; add it to "
+                "App(sagas=[…]). Nothing was started"
+            )
+        instance = InstanceId.of(saga.name, id if id is not None else str(uuid4()))
+        deadline = None
+        if saga.deadline_s is not None:
+            deadline = self.backend.clock.now() + timedelta(seconds=saga.deadline_s)
+        message = m.StartSaga(
+            saga=instance.saga,
+            id=instance.id,
+            input=saga.input.to_json_value(input),
+            deadline=deadline,
+        )
+        return instance, message
+
+    def _check_same(self, saga: Saga[Any, Any], wanted: m.StartSaga, first: RecordedEvent) -> None:
+        event = journal.decode(first)
+        assert isinstance(event, e.SagaStarted)
+        if event.input == wanted.input:
+            return
+        if saga.input.from_json_value(event.input) != saga.input.from_json_value(wanted.input):
+            raise StartConflict(
+                f"{wanted.instance} exists already with another input; the first one stands. "
+                "Use another id for another saga"
+            )
+
+    # --- looking
+
+    @overload
+    def handle(self, saga: Saga[Any, R], id: str) -> Handle[R]: ...
+    @overload
+    def handle(self, saga: str, id: str) -> Handle[Any]: ...
+    def handle(self, saga: Saga[Any, Any] | str, id: str) -> Handle[Any]:
+        """The handle of an instance that was started before, by anyone."""
+        name = saga if isinstance(saga, str) else saga.name
+        return Handle(self, self.app.sagas.get(name), InstanceId.of(name, id))
+
+    async def journal(self, instance: InstanceId) -> list[RecordedEvent]:
+        """The events of an instance. Raises InstanceNotFound."""
+        records = await self.backend.store.read(instance.stream)
+        if not records:
+            raise InstanceNotFound(f"{instance} was never started here")
+        return records
+
+    async def state(self, instance: InstanceId) -> InstanceState:
+        """Where an instance stands, by its journal. Raises InstanceNotFound."""
+        return fold(instance, await self.journal(instance))
+
+    async def wait_for_end(self, instance: InstanceId, timeout: float | None) -> InstanceState:
+        """The state of an instance once it is final. Raises TimeoutError."""
+        async with self._watcher.watch(instance) as watch:
+            records = await self.backend.store.read(instance.stream)
+            if not records or fold(instance, records).final is None:
+                async with asyncio.timeout(timeout):
+                    await watch.ended()
+        return await self.state(instance)
+
+    # --- sending
+
+    async def send(self, message: m.EngineMessage, *, id: UUID | None = None) -> None:
+        """Put a message into the inbox of its instance; durable on return."""
+        id = id or uuid4()
+        await self.backend.broker.publish(
+            [
+                to_inbox(
+                    message,
+                    id,
+                    partitions=self.settings.partitions,
+                    correlation_id=str(id),
+                    causation_id=str(id),
+                )
+            ]
+        )

@@ -1,0 +1,63 @@
+"""Settings: from the environment (`AMENDS_…`) or given in code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from amends.errors import UsageError
+
+
+class Settings(BaseSettings):
+    """Where an application runs, and its bounds. Everything has a default."""
+
+    model_config = SettingsConfigDict(env_prefix="AMENDS_", frozen=True, extra="forbid")
+
+    store: str = "sqlite:///amends.db"
+    """`sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory://` for tests."""
+
+    broker: str = "embedded"
+    """`embedded`: in the store's own file."""
+
+    partitions: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Inboxes; fixed for the life of a deployment's data."""
+
+    concurrency: Annotated[int, Field(ge=1)] = 100
+    """Attempts that run at once for each activity queue, unless the application says otherwise."""
+
+    cache_max: Annotated[int, Field(ge=0)] = 4096
+    """Live saga instances kept in memory."""
+
+    inbox_limit: Annotated[int, Field(ge=1)] = 1000
+    """Messages in hand for each inbox."""
+
+    busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """How long to wait for a database that another process has locked."""
+
+    shutdown_grace_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long running activities may take to finish when the engine is told to stop."""
+
+    @classmethod
+    def of(cls, where: str | Path | Settings | None) -> Settings:
+        """Settings from what `App.run` and `App.client` take: a file's path, a store's address,
+        whole settings, or None for the environment's.
+        """
+        if isinstance(where, Settings):
+            return where
+        if where is None:
+            return cls()
+        text = str(where)
+        return cls(store=text if "://" in text else f"sqlite:///{text}")
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The file of the embedded store. Raises UsageError when the store is another."""
+        prefix = "sqlite:///"
+        if not self.store.startswith(prefix) or self.store == prefix:
+            raise UsageError(
+                f"AMENDS_STORE={self.store!r}: use sqlite:///file.db (or sqlite:////path/file.db)"
+            )
+        return Path(self.store.removeprefix(prefix))

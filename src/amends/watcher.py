@@ -1,0 +1,98 @@
+"""One subscription to the log, shared by everybody who waits for an instance to start or end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from amends.domain.envelope import RecordedEvent
+from amends.domain.events import FINAL_EVENTS, SagaStarted
+from amends.domain.ids import JOURNAL_PREFIX, InstanceId, Position
+from amends.stores.port import EventFilter, EventStore
+
+_FINAL_TYPES: Final = frozenset(cls.__name__ for cls in FINAL_EVENTS)
+_STARTED_TYPE: Final = SagaStarted.__name__
+_FILTER: Final = EventFilter((JOURNAL_PREFIX,), (_STARTED_TYPE, *sorted(_FINAL_TYPES)))
+
+
+class Watch:
+    """What one waiter has seen of one instance since it began to watch."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._started: asyncio.Future[RecordedEvent] = loop.create_future()
+        self._ended: asyncio.Future[RecordedEvent] = loop.create_future()
+
+    async def started(self) -> RecordedEvent:
+        """The first event of the instance."""
+        return await asyncio.shield(self._started)
+
+    async def ended(self) -> RecordedEvent:
+        """The final event of the instance."""
+        return await asyncio.shield(self._ended)
+
+    def see(self, event: RecordedEvent) -> None:
+        """Called with each event of the instance that starts or ends it."""
+        future = self._ended if event.type in _FINAL_TYPES else self._started
+        if not future.done():
+            future.set_result(event)
+
+    def fail(self, error: BaseException) -> None:
+        """The subscription is over; waiting on would be in vain."""
+        for future in (self._started, self._ended):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever does not wait need not be told
+
+
+class Watcher:
+    """Hands the events that start and end instances to those who watch these instances."""
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._watches: dict[str, list[Watch]] = {}
+        self._following: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def watch(self, instance: InstanceId) -> AsyncIterator[Watch]:
+        """Watch an instance. Everything that is appended from now on will be seen."""
+        await self._follow()
+        watch = Watch()
+        stream = instance.stream
+        self._watches.setdefault(stream, []).append(watch)
+        try:
+            yield watch
+        finally:
+            watches = self._watches[stream]
+            watches.remove(watch)
+            if not watches:
+                del self._watches[stream]
+
+    async def close(self) -> None:
+        """Stop following the log."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        if self._following is not None and not self._following.done():
+            return
+        after = await self._store.end()
+        if self._following is None or self._following.done():
+            self._following = asyncio.create_task(self._run(after))
+
+    async def _run(self, after: Position) -> None:
+        error: BaseException = RuntimeError("the subscription to the log ended")
+        try:
+            async for event in self._store.subscribe(after, filter=_FILTER):
+                for watch in self._watches.get(event.stream, ()):
+                    watch.see(event)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            for watches in self._watches.values():
+                for watch in watches:
+                    watch.fail(error)

@@ -1,0 +1,104 @@
+"""The engine of one process: an orchestrator and the consumers of the application's queues."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import structlog
+
+from amends.activities.consumer import ActivityConsumer
+from amends.backend import Backend
+from amends.broker.topology import command_queue, inbox_queue
+from amends.sagas.orchestrator import Orchestrator
+from amends.settings import Settings
+
+if TYPE_CHECKING:
+    from amends.app import App
+
+log = structlog.get_logger("amends.engine")
+
+
+class Engine:
+    """Runs an application's sagas and activities: `async with Engine(app, backend, settings):`.
+
+    Leaving it is the graceful stop: no new work is taken, what runs may finish within the grace
+    time, and what does not finish is handed back and run again later.
+    """
+
+    def __init__(self, app: App, backend: Backend, settings: Settings) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._queues = app.queues
+        self._orchestrator = Orchestrator(
+            sagas=app.sagas,
+            activities=app.activities,
+            store=backend.store,
+            broker=backend.broker,
+            committer=backend.committer,
+            clock=backend.clock,
+            partitions=settings.partitions,
+            inbox_limit=settings.inbox_limit,
+            cache_max=settings.cache_max,
+        )
+        self._consumers = [
+            ActivityConsumer(
+                queue=queue,
+                activities=app.activities,
+                broker=backend.broker,
+                clock=backend.clock,
+                partitions=settings.partitions,
+                concurrency=app.concurrency.get(queue, settings.concurrency),
+            )
+            for queue in app.queues
+        ]
+        self._consuming: list[asyncio.Task[None]] = []
+        self._orchestrating: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Engine:
+        inboxes = [inbox_queue(number) for number in range(self._settings.partitions)]
+        await self._backend.broker.declare(
+            [*inboxes, *(command_queue(queue) for queue in self._queues)]
+        )
+        self._orchestrating = asyncio.create_task(self._orchestrator.run())
+        self._consuming = [asyncio.create_task(consumer.run()) for consumer in self._consumers]
+        await asyncio.sleep(0)
+        log.info("engine_started", queues=list(self._queues))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._orchestrating is not None
+        if kind is None:
+            await self._stop_gracefully()
+        everything = [self._orchestrating, *self._consuming]
+        for task in everything:
+            task.cancel()
+        await asyncio.gather(*everything, return_exceptions=True)
+        log.info("engine_stopped")
+
+    async def failed(self) -> None:
+        """Return or raise when a part of the engine ends by itself, which it should not."""
+        assert self._orchestrating is not None
+        done, _ = await asyncio.wait(
+            [self._orchestrating, *self._consuming], return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            task.result()
+
+    async def _stop_gracefully(self) -> None:
+        """Consumers first, so that the orchestrator can still take their reports."""
+        assert self._orchestrating is not None
+        for consumer in self._consumers:
+            await consumer.stop()
+        if self._consuming:
+            _, late = await asyncio.wait(self._consuming, timeout=self._settings.shutdown_grace_s)
+            if late:
+                log.warning("activities_handed_back", queues=len(late))
+        await self._orchestrator.stop()
+        await asyncio.wait([self._orchestrating], timeout=self._settings.shutdown_grace_s)
