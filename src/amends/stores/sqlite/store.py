@@ -1,0 +1,231 @@
+"""The event store on a SQLite file."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+from uuid import UUID
+
+from amends.domain.envelope import RecordedEvent
+from amends.domain.ids import (
+    ANY,
+    NO_STREAM,
+    START,
+    STREAM_EXISTS,
+    Position,
+    StreamName,
+)
+from amends.errors import StoreClosed, UsageError
+from amends.stores.port import EVERYTHING, Append, Appended, EventFilter
+from amends.stores.sqlite.batch import Write
+from amends.stores.sqlite.database import SqliteDatabase, from_us
+
+#: Events read in one go, in the event loop: about half a millisecond.
+PAGE: Final = 250
+#: Positions looked at in one go for the few that pass a filter.
+FILTERED_PAGE: Final = 2000
+
+_COLUMNS: Final = "version, position, e.id, type, data, metadata, recorded_at"
+_STREAM: Final = "stream = (SELECT id FROM streams WHERE name = ?)"
+
+
+class SqliteStore:
+    """Implements `EventStore` on an open database, which it does not close.
+
+    Events are durable when `append` returns: the file has been synchronised. A retry at an exact
+    version is recognised by what is at that version, one at an open version (any, exists) by an
+    index of the ids that were appended so. Positions have no gaps.
+    """
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        self._closed = False
+
+    async def append(self, append: Append) -> Appended:
+        """See `EventStore.append`."""
+        self._check_open()
+        check_append(append)
+        write = Write(self._database.now_us(), append)
+        await self._database.writer.submit(write)
+        assert write.appended is not None
+        return write.appended
+
+    async def read(
+        self, stream: StreamName, *, start: int = 0, limit: int | None = None
+    ) -> list[RecordedEvent]:
+        """See `EventStore.read`."""
+        events: list[RecordedEvent] = []
+        at = max(start, 0)
+        while (page := _page(limit, len(events))) > 0:
+            self._check_open()
+            rows = await self._database.read(
+                f"SELECT {_COLUMNS} FROM events e WHERE {_STREAM} AND version >= ? "
+                "ORDER BY version LIMIT ?",
+                [stream, at, page],
+            )
+            events += [_recorded(stream, *row) for row in rows]
+            if len(rows) < page:
+                break
+            at = events[-1].version + 1
+        return events
+
+    async def read_backwards(
+        self, stream: StreamName, *, start: int | None = None, limit: int | None = None
+    ) -> list[RecordedEvent]:
+        """See `EventStore.read_backwards`."""
+        events: list[RecordedEvent] = []
+        at = 2**62 if start is None else start
+        while (page := _page(limit, len(events))) > 0:
+            self._check_open()
+            rows = await self._database.read(
+                f"SELECT {_COLUMNS} FROM events e WHERE {_STREAM} AND version <= ? "
+                "ORDER BY version DESC LIMIT ?",
+                [stream, at, page],
+            )
+            events += [_recorded(stream, *row) for row in rows]
+            if len(rows) < page:
+                break
+            at = events[-1].version - 1
+        return events
+
+    async def read_all(
+        self, after: Position = START, *, filter: EventFilter = EVERYTHING, limit: int = 1000
+    ) -> list[RecordedEvent]:
+        """See `EventStore.read_all`."""
+        events: list[RecordedEvent] = []
+        end = await self.end()
+        while after < end and len(events) < limit:
+            found, after = await self._scan(after, end, filter, limit - len(events))
+            events += found
+        return events
+
+    async def read_all_backwards(
+        self,
+        before: Position | None = None,
+        *,
+        filter: EventFilter = EVERYTHING,
+        limit: int = 1000,
+    ) -> list[RecordedEvent]:
+        """See `EventStore.read_all_backwards`."""
+        events: list[RecordedEvent] = []
+        end = await self.end()
+        at = end + 1 if before is None else min(before, end + 1)
+        where, parameters = _where(filter)
+        while at > 0 and len(events) < limit:
+            self._check_open()
+            page = min(PAGE, limit - len(events))
+            floor = max(0, at - (PAGE if filter == EVERYTHING else FILTERED_PAGE))
+            rows = await self._database.read(
+                _select_all(where, "e.position >= ? AND e.position < ?", "DESC"),
+                [floor, at, *parameters, page],
+            )
+            events += [_recorded(StreamName(name), *row) for name, *row in rows]
+            at = events[-1].position if len(rows) == page else floor
+        return events
+
+    async def subscribe(
+        self, after: Position | None = None, *, filter: EventFilter = EVERYTHING
+    ) -> AsyncIterator[RecordedEvent]:
+        """See `EventStore.subscribe`. Holds a position and one page of events, no queue."""
+        self._check_open()
+        database = self._database
+        # An async generator runs from its first `__anext__`, which is where "now" is.
+        at = await self.end() if after is None else after
+        with database.writer.watching():
+            while True:
+                # Look and wait without an await in between, or a ring could be missed.
+                if at >= self._end_now():
+                    await database.writer.changed.wait()
+                    self._check_open()
+                    continue
+                found, scanned = await self._scan(at, self._end_now(), filter, PAGE)
+                for event in found:
+                    yield event
+                    self._check_open()
+                at = scanned
+
+    async def _scan(
+        self, after: int, end: int, filter: EventFilter, limit: int
+    ) -> tuple[list[RecordedEvent], Position]:
+        """One page of matching events after a position, and how far it was looked."""
+        self._check_open()
+        page = min(PAGE, limit)
+        ceiling = min(end, after + (PAGE if filter == EVERYTHING else FILTERED_PAGE))
+        where, parameters = _where(filter)
+        rows = await self._database.read(
+            _select_all(where, "e.position > ? AND e.position <= ?", "ASC"),
+            [after, ceiling, *parameters, page],
+        )
+        events = [_recorded(StreamName(name), *row) for name, *row in rows]
+        return events, events[-1].position if len(rows) == page else Position(ceiling)
+
+    async def end(self) -> Position:
+        """See `EventStore.end`."""
+        self._check_open()
+        rows = await self._database.read(_END)
+        return Position(rows[0][0])
+
+    def _end_now(self) -> int:
+        return int(self._database.query(_END)[0][0])
+
+    async def close(self) -> None:
+        """End the subscriptions and refuse everything from now on. The database stays open."""
+        self._closed = True
+        self._database.writer.changed.ring()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed("the store is closed; nothing was written. Open it again to use it.")
+
+
+_END: Final = "SELECT coalesce(max(position), -1) FROM events"
+
+
+def check_append(append: Append) -> None:
+    """Raise UsageError for an append that no store accepts."""
+    if not append.events:
+        raise UsageError(f"an append to {append.stream!r} has no events; nothing was written")
+    if len({event.id for event in append.events}) < len(append.events):
+        raise UsageError(
+            f"an append to {append.stream!r} has one event id twice; nothing was written. "
+            "Ids tell a retried append from a new one, so each event needs its own."
+        )
+    if append.expected < NO_STREAM and append.expected not in (ANY, STREAM_EXISTS):
+        raise UsageError(f"{int(append.expected)} is no expected version; nothing was written")
+
+
+def _page(limit: int | None, have: int) -> int:
+    return PAGE if limit is None else min(PAGE, limit - have)
+
+
+def _where(filter: EventFilter) -> tuple[str, list[Any]]:
+    """SQL of a filter, beginning with AND, and its parameters."""
+    sql = ""
+    parameters: list[Any] = []
+    if filter.types:
+        sql += f" AND e.type IN ({','.join('?' * len(filter.types))})"
+        parameters += filter.types
+    if filter.stream_prefixes:
+        # By length, in characters: a range of names would need the prefix's successor.
+        tests = " OR ".join(["substr(s.name, 1, ?) = ?"] * len(filter.stream_prefixes))
+        sql += f" AND ({tests})"
+        for prefix in filter.stream_prefixes:
+            parameters += (len(prefix), prefix)
+    return sql, parameters
+
+
+def _select_all(where: str, window: str, direction: str) -> str:
+    return (
+        f"SELECT s.name, {_COLUMNS} FROM events e CROSS JOIN streams s ON s.id = e.stream "
+        f"WHERE {window}{where} ORDER BY e.position {direction} LIMIT ?"
+    )
+
+
+def _recorded(
+    stream: StreamName, version: int, position: int, id: bytes, type: str, data: bytes,
+    metadata: bytes, recorded_at: int,
+) -> RecordedEvent:  # fmt: skip
+    return RecordedEvent(
+        stream, version, Position(position), UUID(bytes=id), type, data, metadata,
+        from_us(recorded_at),
+    )  # fmt: skip

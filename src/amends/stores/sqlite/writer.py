@@ -1,0 +1,245 @@
+"""The one writer thread: it commits whatever many callers have asked for, together.
+
+One fsync serves all that waited while the one before was under way (group commit). The thread
+tells the event loop about a whole batch with one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any, Final, TypeVar
+
+from amends.domain.bell import Bell
+from amends.errors import StoreClosed, StoreUnavailable
+from amends.stores.sqlite.batch import Work, Write
+from amends.stores.sqlite.commit import BatchCommitter, Task, Transaction
+
+T = TypeVar("T")
+
+#: What may wait for the writer before callers have to wait with it.
+PENDING_BYTES_MAX: Final = 32 * 1024 * 1024
+#: A batch ends at these, so that the first in it does not wait for too many others.
+BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
+BATCH_WORKS_MAX: Final = 1024
+#: How soon commits of other processes are noticed while somebody watches.
+POLL_S: Final = 0.015
+
+#: In the thread's queue: look whether somebody watches now; and: that was all.
+_WAKE: Final = Work(0)
+_END: Final = Work(0)
+
+
+class Writer:
+    """Bounded submission to the writer thread. Belongs to the event loop that it was made in.
+
+    `changed` rings after commits that appended events, and after those of other processes;
+    `on_foreign` are called (in the loop) after the latter, before anything of the same batch is
+    reported.
+    """
+
+    def __init__(self, committer: BatchCommitter, close: Callable[[], None]) -> None:
+        self._committer = committer
+        self._close_connection = close
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        self._pending_bytes = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._watchers = 0
+        self._closing = False
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._version = committer.data_version()
+        self._polled_at = time.monotonic()
+        self.changed = Bell()
+        self.on_foreign: list[Callable[[], None]] = []
+        self._thread = threading.Thread(target=self._run, name="amends-writer", daemon=True)
+        self._thread.start()
+
+    # --- in the event loop
+
+    async def submit(self, work: Work) -> None:
+        """Wait until the work is durable. Raises what went wrong with it, and StoreClosed.
+
+        Cancelling the wait does not take back what has been handed to the thread.
+        """
+        await self.enqueue(work)
+        assert work.future is not None
+        await work.future
+
+    async def enqueue(self, work: Work) -> None:
+        """Wait until there is room for the work, and hand it over; `work.future` tells its end."""
+        if self._waiting or self._pending_bytes > PENDING_BYTES_MAX:
+            await self._wait_for_room()
+        self._check_open()
+        self._pending_bytes += work.bytes
+        work.future = self._loop.create_future()
+        self._queue.put(work)
+
+    async def perform(self, run: Callable[[Transaction], T]) -> T:
+        """Run an administrative task in a transaction of its own, in the thread."""
+        task = Task(run)
+        await self.submit(task)
+        result: Any = task.result
+        return result  # type: ignore[no-any-return]
+
+    async def _wait_for_room(self) -> None:
+        self._check_open()
+        waiter = self._loop.create_future()
+        self._waiting.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._admit()
+            raise
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def _admit(self) -> None:
+        """Wake one who waits for room; that one's own end wakes the next."""
+        while self._waiting and self._pending_bytes <= PENDING_BYTES_MAX:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                # Each woken may add what it has: several at once could be too many.
+                self._loop.call_soon(self._admit)
+                return
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise StoreClosed("the database is closed; nothing was written. Open it again.")
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While in here, commits of other processes are noticed within some 15 ms."""
+        self.watch()
+        try:
+            yield
+        finally:
+            self.unwatch()
+
+    def watch(self) -> None:
+        """Notice the commits of other processes until as many `unwatch` have followed."""
+        self._watchers += 1
+        if self._watchers == 1 and not self._closing:
+            self._queue.put(_WAKE)
+
+    def unwatch(self) -> None:
+        """See `watch`."""
+        self._watchers -= 1
+
+    async def close(self) -> None:
+        """Commit what was accepted, then end the thread. Idempotent."""
+        if not self._closing:
+            self._closing = True
+            while self._waiting:
+                waiter = self._waiting.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._queue.put(_END)
+        await asyncio.shield(self._ended)
+
+    def _report(self, works: Sequence[Work], foreign: bool) -> None:
+        if foreign:
+            for listener in self.on_foreign:
+                listener()
+        appended = foreign
+        for work in works:
+            self._pending_bytes -= work.bytes
+            if work.finished is not None:
+                work.finished()
+            appended = appended or (isinstance(work, Write) and work.append is not None)
+            future = work.future
+            if future is None or future.done():
+                continue
+            if work.error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(work.error)
+        if appended:
+            self.changed.ring()
+        if self._waiting:
+            self._admit()
+
+    def _report_end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # --- in the thread
+
+    def _run(self) -> None:
+        try:
+            while (works := self._take()) is not None:
+                for are_writes, group in groupby(works, lambda work: isinstance(work, Write)):
+                    self._do(list(group), are_writes=are_writes)
+                self._poll()
+        finally:
+            self._close_connection()
+            self._tell(self._report_end)
+
+    def _take(self) -> list[Work] | None:
+        """Everything that waits, within the bounds of a batch; None when it is time to end."""
+        works: list[Work] = []
+        bytes = 0
+        try:
+            work = self._queue.get(timeout=POLL_S if self._watchers else None)
+            while True:
+                if work is _END:
+                    if not works:
+                        return None
+                    self._queue.put(_END)
+                    break
+                if work is not _WAKE:
+                    works.append(work)
+                    bytes += work.bytes
+                if bytes >= BATCH_BYTES_MAX or len(works) >= BATCH_WORKS_MAX:
+                    break
+                work = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        return works
+
+    def _do(self, works: list[Any], *, are_writes: bool) -> None:
+        done: Sequence[Work] = works
+        try:
+            if are_writes:
+                done = self._committer.write(works)
+            else:
+                for task in works:
+                    self._committer.perform(task)
+        except BaseException as error:
+            # A bug of ours: whoever waits must learn of it, and the thread must go on.
+            for work in works:
+                work.error = StoreUnavailable(f"the writer failed ({error!r})")
+        foreign, self._committer.foreign = self._committer.foreign, False
+        self._tell(lambda: self._report(done, foreign))
+
+    def _poll(self) -> None:
+        """Notice the commits of others, at most every few milliseconds."""
+        now = time.monotonic()
+        if not self._watchers or now - self._polled_at < POLL_S / 2:
+            return
+        self._polled_at = now
+        try:
+            version = self._committer.data_version()
+        except sqlite3.Error:
+            return
+        if version != self._version:
+            self._version = version
+            self._tell(lambda: self._report((), True))
+
+    def _tell(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            # The loop is gone, and with it everybody who could be told. What was accepted is
+            # committed all the same.
+            return
