@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,8 +78,12 @@ class App:
             Client(self, backend, settings) as client,
             Engine(self, backend, settings) as engine,
         ):
-            client.watch_engine(engine)
-            yield client
+            watching = asyncio.create_task(client.watch_engine(engine))
+            try:
+                yield client
+            finally:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
 
     @asynccontextmanager
     async def client(

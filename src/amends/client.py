@@ -18,6 +18,7 @@ from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import InstanceId
+from amends.domain.status import Status
 from amends.errors import (
     ActionRefused,
     InstanceNotFound,
@@ -30,7 +31,7 @@ from amends.sagas import journal
 from amends.sagas.definition import Saga
 from amends.sagas.replay import fold
 from amends.sagas.signals import Signal
-from amends.sagas.state import InstanceState, Status
+from amends.sagas.state import InstanceState
 from amends.settings import Settings
 from amends.watcher import Watcher
 
@@ -177,7 +178,6 @@ class Client:
         self.backend = backend
         self.settings = settings
         self._watcher = Watcher(backend.store)
-        self._engine: Engine | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -190,9 +190,13 @@ class Client:
     ) -> None:
         await self._watcher.close()
 
-    def watch_engine(self, engine: Engine) -> None:
-        """Remember the engine in this process, to notice when it fails."""
-        self._engine = engine
+    async def watch_engine(self, engine: Engine) -> None:
+        """Tell everybody who waits when the engine of this process fails. Runs until then."""
+        try:
+            await engine.failed()
+        except Exception as error:
+            self._watcher.fail(error)
+            raise
 
     # --- starting
 

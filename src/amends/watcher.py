@@ -93,6 +93,10 @@ class Watcher:
             error = caught
             raise
         finally:
-            for watches in self._watches.values():
-                for watch in watches:
-                    watch.fail(error)
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Waiting is in vain from now on: tell everybody who does."""
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.fail(error)

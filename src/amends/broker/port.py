@@ -30,8 +30,12 @@ class Message(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A message in a consumer's hands. `count` is 1 for the first delivery (a lower bound: a
-    crash may hide one). `token` belongs to the broker.
+    """A message in a consumer's hands. `token` belongs to the broker.
+
+    `count` is 1 for the first delivery. A message that was delivered before comes with more, so
+    that a duplicate which may hide an unfinished turn is told from one which cannot. Only a
+    broker that commits whole turns in one transaction may lose count in a crash: there, no turn
+    is ever unfinished.
     """
 
     message: Message

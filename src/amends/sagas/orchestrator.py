@@ -163,6 +163,7 @@ class Orchestrator:
                 except (StoreError, BrokerUnavailable) as error:
                     failures += 1
                     await self._back_off(instance, failures, error)
+                    left = [_again(item) for item in inbound]
                 except Exception:
                     await self._put_all_aside(inbound, "engine error", traceback.format_exc())
                     left = []
@@ -235,6 +236,12 @@ class Orchestrator:
     async def _put_all_aside(self, inbound: list[Inbound], reason: str, detail: str) -> None:
         for item in inbound:
             await self._put_aside(item.delivery, reason, detail)
+
+
+def _again(item: Inbound) -> Inbound:
+    """The append may have happened: if so, this duplicate must re-drive."""
+    delivery = item.delivery
+    return Inbound(delivery._replace(count=delivery.count + 1), item.message)
 
 
 def _outside_tasks(function: Callable[[], T]) -> asyncio.Future[T]:

@@ -121,7 +121,7 @@ class TurnTaker:
             id = delivery.message.id
             admitted = self._intake.admit(live.state, message, id, now)
             if not admitted:
-                redrive += self._redrive(live, message, str(id))
+                redrive += self._redrive(live, message, delivery)
                 continue
             if not live.state.correlation_id:
                 live.state.correlation_id = delivery.message.correlation_id or str(id)
@@ -130,15 +130,21 @@ class TurnTaker:
         deliveries = [delivery for delivery, _ in inbound[:taken]]
         return self._finish(live, work, redrive, deliveries, inbound[taken - 1].message)
 
-    def _redrive(self, live: Live, message: m.EngineMessage, cause: str) -> list[Message]:
-        """A duplicate: publish again what is outstanding. The end of a backoff is a special case
-        of it: only the one command is due.
+    def _redrive(self, live: Live, message: m.EngineMessage, delivery: Delivery) -> list[Message]:
+        """What to publish for a message that changes nothing.
+
+        If it was delivered before, a crash may have come between its append and what followed:
+        everything outstanding is published again. If not, it is a copy or came too late (a timer
+        that was cancelled), and somebody else saw to it.
         """
+        cause = str(delivery.message.id)
         if isinstance(message, m.RetryStep):
             return self._dispatcher.run_command(live.state, message.seq, message.attempt, cause)
-        if live.bug is not None and isinstance(message, m.WakeSaga):
-            return []
-        return self._dispatcher.outstanding(live.state, cause)
+        if isinstance(message, m.WakeSaga):
+            wanted = live.bug is None
+        else:
+            wanted = delivery.count > 1
+        return self._dispatcher.outstanding(live.state, cause) if wanted else []
 
     def _finish(
         self,
