@@ -12,6 +12,7 @@ from amends.domain.aggregate import Aggregate, applies
 from amends.domain.codec import EventRegistry, event
 from amends.domain.ids import InstanceId
 from amends.domain.retry import Retry
+from amends.domain.status import Status
 from amends.errors import (
     AmendsError,
     DeadlineExceeded,
@@ -26,7 +27,6 @@ from amends.errors import (
 from amends.sagas.context import SagaContext
 from amends.sagas.definition import Saga, saga
 from amends.sagas.signals import Signal
-from amends.sagas.state import Status
 from amends.settings import Settings
 from amends.stores.repository import Repository
 

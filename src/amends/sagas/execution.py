@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from amends.activities.definition import Activity
 from amends.domain import events as e
 from amends.domain.failures import error_info, is_declared_failure
+from amends.domain.status import Status
 from amends.errors import (
     DeadlineExceeded,
     NotAllowedInSaga,
@@ -31,7 +32,7 @@ from amends.sagas.compensation import Compensation
 from amends.sagas.context import SagaContext
 from amends.sagas.loop import SagaFuture, SagaLoop, SagaTask
 from amends.sagas.signals import SignalBox
-from amends.sagas.state import InstanceState, Status
+from amends.sagas.state import InstanceState
 
 if TYPE_CHECKING:
     from amends.sagas.definition import Saga

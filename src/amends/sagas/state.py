@@ -14,31 +14,8 @@ from uuid import UUID
 
 from amends.domain import events as e
 from amends.domain.ids import InstanceId
+from amends.domain.status import Status
 from amends.errors import InvalidJournal
-
-
-class Status(StrEnum):
-    """Where an instance stands."""
-
-    RUNNING = "running"
-    COMPENSATING = "compensating"
-    PARKED = "parked"
-    STALLED = "stalled"
-    COMPLETED = "completed"
-    COMPENSATED = "compensated"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TERMINATED = "terminated"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the instance has ended."""
-        return self in FINAL_STATUSES
-
-
-FINAL_STATUSES: Final = frozenset(
-    (Status.COMPLETED, Status.COMPENSATED, Status.FAILED, Status.CANCELLED, Status.TERMINATED)
-)
 
 
 class Outcome(StrEnum):
@@ -303,6 +280,7 @@ class InstanceState:
         if event.completed:
             step.outcome = Outcome.COMPLETED
             step.result = event.result
+            step.parked = step.probing = False
 
     def _close(self, step: StepState, outcome: Outcome, *, result: Any = None) -> None:
         step.outcome = outcome
