@@ -56,7 +56,7 @@ def install() -> None:
 
 def is_original(fn: object) -> bool:
     """Whether this is an `as_completed` from before the repair."""
-    return fn in _originals
+    return any(fn is original for original in _originals)
 
 
 _originals: Final[list[object]] = []

@@ -183,7 +183,7 @@ def test_the_original_is_recognised() -> None:
 
 
 def test_gathered_futures_hash_alike_on_every_replay() -> None:
-    async def main() -> list[list[int]]:
+    async def main() -> list[int]:
         async def one() -> int:
             return 1
 
