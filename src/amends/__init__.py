@@ -4,6 +4,7 @@ Sagas are plain `async def`; their state is rebuilt from domain events; commands
 consumers; and when a saga fails, compensations make good whatever it already did.
 """
 
+from amends.activities.aggregates import aggregates
 from amends.activities.context import ActivityContext, activity_context
 from amends.activities.definition import Activity, DidNotHappen, Happened, Undo, activity
 from amends.app import App
@@ -60,6 +61,7 @@ __all__ = [
     "UsageError",
     "activity",
     "activity_context",
+    "aggregates",
     "applies",
     "event",
     "saga",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from amends.activities.aggregates import Repositories
 from amends.activities.consumer import ActivityConsumer
 from amends.backend import Backend
 from amends.broker.topology import command_queue, inbox_queue
@@ -42,12 +43,14 @@ class Engine:
             inbox_limit=settings.inbox_limit,
             cache_max=settings.cache_max,
         )
+        repositories = Repositories(backend.store)
         self._consumers = [
             ActivityConsumer(
                 queue=queue,
                 activities=app.activities,
                 broker=backend.broker,
                 clock=backend.clock,
+                repositories=repositories,
                 partitions=settings.partitions,
                 concurrency=app.concurrency.get(queue, settings.concurrency),
             )

@@ -15,10 +15,11 @@ from uuid import UUID
 
 import structlog
 
+from amends.activities.aggregates import Repositories
 from amends.activities.context import ActivityContext, set_activity_context
 from amends.activities.definition import Activity, DidNotHappen, Happened
 from amends.broker.mail import message_id, to_inbox
-from amends.broker.port import Broker, Consumer, Delivery
+from amends.broker.port import Broker, Consumer, Delivery, Message
 from amends.broker.topology import command_queue
 from amends.domain.clock import Clock
 from amends.domain.events import AttemptOutcome, ErrorInfo, StepKind
@@ -49,6 +50,7 @@ class ActivityConsumer:
         broker: Broker,
         clock: Clock,
         partitions: int = 1,
+        repositories: Repositories | None = None,
         concurrency: int = 100,
         deliveries_max: int = DELIVERIES_MAX,
     ) -> None:
@@ -57,6 +59,7 @@ class ActivityConsumer:
         self._broker = broker
         self._clock = clock
         self._partitions = partitions
+        self._repositories = repositories
         self._concurrency = concurrency
         self._deliveries_max = deliveries_max
         self._consumer: Consumer | None = None
@@ -139,7 +142,7 @@ class ActivityConsumer:
                 ),
             )
         else:
-            report = await self._attempt(activity, command, message.correlation_id)
+            report = await self._attempt(activity, command, message)
         await self._report(delivery, command, report)
 
     async def _report(self, delivery: Delivery, command: RunStep, report: EngineMessage) -> None:
@@ -160,7 +163,7 @@ class ActivityConsumer:
     # --- one attempt
 
     async def _attempt(
-        self, activity: Activity[Any, Any], command: RunStep, correlation_id: str
+        self, activity: Activity[Any, Any], command: RunStep, message: Message
     ) -> EngineMessage:
         """Run the activity once; whatever it does becomes a report."""
         deadline = self._deadline(activity, command)
@@ -179,7 +182,9 @@ class ActivityConsumer:
                     idempotency_key=command.idempotency_key,
                     origin_key=command.origin_key,
                     deadline=deadline,
-                    correlation_id=correlation_id,
+                    correlation_id=message.correlation_id,
+                    command_id=str(message.id),
+                    repositories=self._repositories,
                 )
             )
             async with timeout:

@@ -27,6 +27,9 @@ class ActivityContext:
     origin_key: str | None
     deadline: datetime | None
     correlation_id: str
+    command_id: str
+    repositories: object = None
+    """Behind `amends.aggregates`; None without an engine."""
 
 
 _current: ContextVar[ActivityContext | None] = ContextVar("amends_activity", default=None)
