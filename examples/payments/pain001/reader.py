@@ -215,8 +215,8 @@ class _Assembler:
             required=False,
         )
         if total is not None and tally.unreadable:
-            message = f"{where} has {tally.unreadable} amounts that are no numbers: "
-            faults.add(total.line, f"{message}its control sum cannot be checked (CtrlSum)")
+            message = f"the control sum of {where} cannot be checked (CtrlSum): "
+            faults.add(total.line, f"{message}amounts that are no numbers, {tally.unreadable}")
         elif total is not None and parse_decimal(total.text) != tally.total:
             message = f"{where} says {shown(total.text)} in all (CtrlSum), but adds up to "
             faults.add(total.line, f"{message}{tally.total:f}")

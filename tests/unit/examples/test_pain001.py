@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, timezone
 
 import pytest
+from pydantic import ValidationError
 
 from examples.payments.pain001 import BadHeader, Finding, Money, Party, Payment, read_batch
 from examples.payments.sample import make_sample, sample_xml
@@ -156,6 +157,13 @@ def test_a_payment_survives_json() -> None:
     assert Payment.model_validate_json(payment.model_dump_json()) == payment
 
 
+def test_a_payment_does_not_change() -> None:
+    payment = read_batch(GOOD.encode()).payments[0]
+
+    with pytest.raises(ValidationError):
+        payment.payer = payment.payee  # type: ignore[misc]
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 1000])
 def test_where_the_pieces_end_does_not_matter(
     monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
@@ -243,9 +251,8 @@ def test_an_unreadable_amount_leaves_the_sums_open() -> None:
     batch = read_batch(spoiled(">1.00<", ">one<"))
 
     assert [finding.message for finding in batch.findings] == [
-        "the file has 1 amounts that are no numbers: its control sum cannot be checked (CtrlSum)",
-        "block 'BLOCK-1' has 1 amounts that are no numbers: "
-        "its control sum cannot be checked (CtrlSum)",
+        f"the control sum of {where} cannot be checked (CtrlSum): amounts that are no numbers, 1"
+        for where in ("the file", "block 'BLOCK-1'")
     ]
 
 

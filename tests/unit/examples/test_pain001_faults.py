@@ -137,6 +137,35 @@ def test_all_faults_of_a_payment_are_named_those_of_the_block_last() -> None:
     assert second.reason == reasons[2]
 
 
+def test_a_missing_value_is_named_before_what_follows() -> None:
+    xml = GOOD.replace(PAYEE_NAME, "").replace(">1.00<", ">0<")
+
+    (rejection,) = read_batch(xml.encode()).rejected
+
+    line = line_of(xml, ">0<")
+    assert rejection.line == line_of(xml, "I-1") - 2
+    assert rejection.reason == (
+        f"the payee's name is missing (Cdtr/Nm); the amount '0' is zero (line {line})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "chars_max"),
+    [("E-1", 35), ("I-1", 35), ("BLOCK-1", 35), ("Account 001", 140), ("Invoice 1", 140)],
+)
+def test_a_text_may_be_as_long_as_iso_20022_says(old: str, chars_max: int) -> None:
+    assert read_batch(spoiled(f">{old}<", f">{'x' * chars_max}<")).rejected == []
+    assert read_batch(spoiled(f">{old}<", f">{'x' * (chars_max + 1)}<")).rejected
+
+
+def test_text_beyond_the_limit_is_not_cut_to_something_else() -> None:
+    blank = " " * 600
+
+    (rejection,) = read_batch(spoiled(">E-1<", f">E-1{blank}<!-- -->{blank}0<")).rejected
+
+    assert "the end-to-end id is longer than 35 characters" in rejection.reason
+
+
 def test_an_end_to_end_id_stays_with_its_first_payment() -> None:
     batch = read_batch(spoiled(">E-2<", ">E-1<"))
 

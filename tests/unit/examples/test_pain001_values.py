@@ -150,6 +150,7 @@ def test_one_mistyped_or_two_swapped_figures_are_noticed(data: st.DataObject) ->
         ("-2.00", "EUR", -200),
         ("0", "EUR", 0),
         ("-0.00", "EUR", 0),
+        ("1".zfill(40), "EUR", 100),
         ("100.00", "JPY", 100),
         ("1.234", "KWD", 1234),
         ("1.2345", "CLF", 12345),

@@ -125,6 +125,15 @@ def test_what_is_not_xml(content: bytes, line: int) -> None:
     assert str(caught.value).startswith(f"line {line}: ")
 
 
+def test_broken_xml_is_named_with_its_column() -> None:
+    with pytest.raises(NotXml) as caught:
+        read_batch(spoiled("MSG-1", "a & b"))
+
+    assert str(caught.value) == (
+        "line 5: not well-formed XML: not well-formed (invalid token), column 17"
+    )
+
+
 def with_namespace(namespace: str) -> bytes:
     return spoiled("urn:iso:std:iso:20022:tech:xsd:pain.001.001.09", namespace)
 
