@@ -1,6 +1,6 @@
 """A first saga: move money, and take it back when it cannot arrive.
 
-    python examples/01_transfer.py
+python examples/01_transfer.py
 """
 
 import asyncio

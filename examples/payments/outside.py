@@ -63,7 +63,8 @@ async def after_effect(trouble: Trouble) -> None:
 
 def note_step() -> None:
     """Write down that an attempt began, in one atomic append: the demo counts from this file how
-    many attempts ran more than once because of its kills."""
+    many attempts ran more than once because of its kills.
+    """
     path = os.environ.get(STEP_LOG_VARIABLE)
     if path is None:
         return

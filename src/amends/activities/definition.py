@@ -112,14 +112,18 @@ class Activity(Generic[I, R]):
 
     @property
     def result(self) -> Payload[Any]:
-        """The type of the result."""
+        """The type of the result; of a probe, that of the step it is about."""
+        if self.kind is StepKind.PROBE and self.origin is not None:
+            return self.origin.result
         if self._result is None:
             self._result = Payload(self.signature.result_type)
         return self._result
 
     def check(self) -> None:
         """Resolve every type. Raises DefinitionError with what is wrong."""
-        _ = self.input, self.result
+        _ = self.input
+        if self.kind is not StepKind.PROBE:
+            _ = self.result
         for other in (self.undo_activity, self.probe_activity):
             if other is not None:
                 other.check()
