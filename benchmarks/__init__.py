@@ -1,0 +1,1 @@
+"""Benchmarks of the embedded default: `python -m benchmarks.run`. See README.md."""

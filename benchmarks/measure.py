@@ -1,0 +1,146 @@
+"""Measuring: latencies under bounded concurrency, CPU, memory, and medians of repeated runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
+
+import psutil
+import structlog
+
+#: Nothing that is measured takes this long, unless it hangs.
+TIMEOUT_S: Final = 300.0
+
+
+class CheckFailed(Exception):
+    """What was measured gave a wrong result, so that its speed means nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What one run of a workload came to; None where a figure does not apply."""
+
+    workload: str
+    what: str
+    n: int
+    inflight: int
+    per_s: float | None = None
+    steps_per_s: float | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    cpu_s_per_1000: float | None = None
+    settled_per_s: float | None = None
+    """Starts a second until the last saga slept durably, not only was accepted."""
+    rss_per_sleeper_bytes: float | None = None
+    killed_after_s: float | None = None
+    open_at_kill: float | None = None
+    """Sagas whose last step had not begun when the process was killed."""
+    restarted_s: float | None = None
+    """From the start of the new process until its engine runs."""
+    recovered_s: float | None = None
+    """From the start of the new process until every saga is done."""
+    steps_twice: float | None = None
+
+
+#: What says which run it was; the others are its results.
+IDENTITY: Final = ("workload", "what", "n", "inflight", "killed_after_s")
+RESULTS: Final = tuple(field.name for field in fields(Figures) if field.name not in IDENTITY)
+
+
+def summary(runs: Sequence[Figures]) -> dict[str, Any]:
+    """Medians of repeated runs, and from where to where they went."""
+    rows = [asdict(run) for run in runs]
+    row = {name: rows[0][name] for name in IDENTITY if rows[0][name] is not None}
+    spread = {}
+    for name in RESULTS:
+        values = [one[name] for one in rows if one[name] is not None]
+        if values:
+            row[name] = rounded(statistics.median(values))
+            spread[name] = [rounded(min(values)), rounded(max(values))]
+    return row | {"repeats": len(runs), "spread": spread}
+
+
+def rounded(value: float) -> float:
+    """As many digits as mean something."""
+    return round(value) if abs(value) >= 100 else round(value, 1 if abs(value) >= 10 else 3)
+
+
+@dataclass(frozen=True)
+class Driven:
+    """How long calls took: all together, and each."""
+
+    wall_s: float
+    latencies_s: Sequence[float]
+
+    @property
+    def per_s(self) -> float:
+        return len(self.latencies_s) / self.wall_s
+
+    def percentile_ms(self, percent: float) -> float:
+        ordered = sorted(self.latencies_s)
+        return ordered[round(percent / 100 * (len(ordered) - 1))] * 1000
+
+
+async def drive(n: int, inflight: int, call: Callable[[int], Awaitable[None]]) -> Driven:
+    """Make `n` calls, at most `inflight` at once. Raises what a call raises, and TimeoutError."""
+    numbers = iter(range(n))
+    latencies_s: list[float] = []
+
+    async def caller() -> None:
+        for number in numbers:
+            began = time.perf_counter()
+            await call(number)
+            latencies_s.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as group:
+        for _ in range(min(n, inflight)):
+            group.create_task(caller())
+    return Driven(time.perf_counter() - began, latencies_s)
+
+
+def cpu_s() -> float:
+    """User and system time of this process, all its threads and the children it waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def rss_bytes() -> int:
+    """The memory of this process that is in RAM."""
+    return psutil.Process().memory_info().rss
+
+
+def is_in_memory(path: str) -> bool:
+    """Whether a directory is on a file system that forgets: there, a sync costs nothing."""
+    real = os.path.realpath(path)
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    holding = (mount for mount in mounts if os.path.commonpath([mount, real]) == mount)
+    return mounts[max(holding, key=len)] in {"tmpfs", "ramfs"}
+
+
+def check(holds: bool, what: str, **seen: object) -> None:
+    """Raise CheckFailed unless it holds."""
+    if not holds:
+        details = ", ".join(f"{name}={value!r}" for name, value in seen.items())
+        raise CheckFailed(f"{what} ({details})")
+
+
+def check_equal(found: Mapping[str, int], wanted: Mapping[str, int], what: str) -> None:
+    """Raise CheckFailed unless two counts are the same."""
+    check(dict(found) == dict(wanted), what, found=dict(found), wanted=dict(wanted))
+
+
+def quiet() -> None:
+    """Let the engine log warnings and worse only, to stderr."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
