@@ -74,6 +74,13 @@ class Handle(Generic[R]):
             return cast(R, state.result)
         return cast(R, self._saga.result.from_json_value(state.result))
 
+    async def started(self, timeout: float | None = None) -> None:
+        """Wait until the instance stands in its journal; of use after `submit`.
+
+        `timeout` is in seconds. Raises TimeoutError.
+        """
+        await self._client.wait_for_start(self.instance, timeout)
+
     async def state(self) -> InstanceState:
         """Where the instance stands, by its journal. Raises InstanceNotFound."""
         return await self._client.state(self.instance)
@@ -304,6 +311,13 @@ class Client:
     async def state(self, instance: InstanceId) -> InstanceState:
         """Where an instance stands, by its journal. Raises InstanceNotFound."""
         return fold(instance, await self.journal(instance))
+
+    async def wait_for_start(self, instance: InstanceId, timeout: float | None) -> None:
+        """Wait until an instance stands in its journal. Raises TimeoutError."""
+        async with self._watcher.watch(instance) as watch:
+            if not await self.backend.store.read(instance.stream, limit=1):
+                async with asyncio.timeout(timeout):
+                    await watch.started()
 
     async def wait_for_end(self, instance: InstanceId, timeout: float | None) -> InstanceState:
         """The state of an instance once it is final. Raises TimeoutError."""
