@@ -19,7 +19,6 @@ from amends.stores.sqlite.schema import (
     DELAYED,
     EVENT,
     HEAD,
-    MESSAGE,
     STREAM,
 )
 
@@ -29,12 +28,13 @@ WORK_COST_MIN: Final = 256
 
 
 class Outgoing(NamedTuple):
-    """A message as the writer takes it. `base` is the first `seq` of its queue, `due` microseconds
-    or None for at once, `fields` its columns from id to trace_parent.
+    """A message as the writer takes it: the kind of its row, what is below every `seq` of its
+    queue, its columns from id to trace_parent, and its `since` or `due` time in microseconds.
     """
 
+    kind: int
     base: int
-    due: int | None
+    moment: int
     fields: tuple[Any, ...]
 
 
@@ -47,9 +47,9 @@ class Work:
 
     __slots__ = ("bytes", "error", "finished", "future")
 
-    def __init__(self, bytes: int, finished: Callable[[], None] | None = None) -> None:
+    def __init__(self, bytes: int) -> None:
         self.bytes = bytes + WORK_COST_MIN
-        self.finished = finished
+        self.finished: Callable[[], None] | None = None
         self.error: BaseException | None = None
         self.future: asyncio.Future[None] | None = None
 
@@ -69,18 +69,22 @@ class Write(Work):
         append: Append | None = None,
         outgoing: Sequence[Outgoing] = (),
         acknowledged: Sequence[int] = (),
-        finished: Callable[[], None] | None = None,
     ) -> None:
         size = sum(len(out.fields[3]) + WORK_COST_MIN for out in outgoing)
         if append is not None:
             size += sum(len(e.data) + len(e.metadata) + WORK_COST_MIN for e in append.events)
-        super().__init__(size, finished)
+        super().__init__(size)
         self.at = at
         self.append = append
         self.outgoing = outgoing
         self.acknowledged = acknowledged
         self.appended: Appended | None = None
         self.first_place: int | None = None
+
+    def when_done(self, tell: Callable[[Write], None]) -> Write:
+        """Have this called in the event loop when it is committed or has failed."""
+        self.finished = lambda: tell(self)
+        return self
 
 
 class StreamHead(NamedTuple):
@@ -192,8 +196,7 @@ class Plan:
                 write.first_place = None
                 continue
             place += 1
-            kind, last = (MESSAGE, write.at) if out.due is None else (DELAYED, out.due)
-            values += (kind, out.base + place, *out.fields, last)
+            values += (out.kind, out.base + place, *out.fields, out.moment)
         self._place = place
 
     def _is_waiting(self, out: Outgoing) -> bool:
@@ -220,7 +223,8 @@ def _extends(head: StreamHead | None, expected: int) -> bool:
 
 def waiting_key(out: Outgoing) -> str:
     """What copies of a message have in common, in the form in which SQL gives it."""
-    return f"{out.fields[0].hex().upper()}/{out.base}/{'' if out.due is None else out.due}"
+    due = out.moment if out.kind == DELAYED else ""
+    return f"{out.fields[0].hex().upper()}/{out.base}/{due}"
 
 
 def streams_to_look_up(writes: Iterable[Write], known: Known, *, new_too: bool) -> list[str]:

@@ -24,7 +24,7 @@ from amends.stores.sqlite.batch import (
     streams_to_look_up,
 )
 from amends.stores.sqlite.errors import primary_code, translate
-from amends.stores.sqlite.schema import PLACE_BITS, SIZES, UNPINNED_EVENT, inserts
+from amends.stores.sqlite.schema import DELAYED, PLACE_BITS, SIZES, UNPINNED_EVENT, inserts
 
 T = TypeVar("T")
 
@@ -62,12 +62,8 @@ class Task(Work):
 
     __slots__ = ("result", "run")
 
-    def __init__(
-        self,
-        run: Callable[[Transaction], object],
-        finished: Callable[[], None] | None = None,
-    ) -> None:
-        super().__init__(0, finished)
+    def __init__(self, run: Callable[[Transaction], object]) -> None:
+        super().__init__(0)
         self.run = run
         self.result: Any = None
 
@@ -192,8 +188,8 @@ class BatchCommitter:
             value
             for write in writes
             for out in write.outgoing
-            if out.due is not None
-            for value in (out.fields[0], out.due)
+            if out.kind == DELAYED
+            for value in (out.fields[0], out.moment)
         ]
         for start in range(0, len(delayed), 2 * SIZES[-1]):
             chunk = delayed[start : start + 2 * SIZES[-1]]

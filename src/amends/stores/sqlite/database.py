@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -101,26 +102,35 @@ class SqliteDatabase:
 
         Not in a thread, which is slower even when nothing else runs, and much slower when
         something does: it would have to win back the interpreter lock for every row. Reading
-        never waits for a writer. Raises sqlite3.Error; see `read`.
+        never waits for a writer. Raises StoreUnavailable when the file is busy (being recovered
+        after a crash, say), see `patiently`, and StoreClosed, StoreCorrupt.
         """
         if self._closed:
             raise StoreClosed("the database is closed; open it again to read")
-        return self._reader.execute(sql, parameters).fetchall()
+        try:
+            return self._reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise translate(error, str(self.path)) from error
 
-    async def read(self, sql: str, parameters: Any = ()) -> list[Any]:
-        """Like `query`, but waits when the file is busy (being recovered after a crash, say).
+    async def patiently(self, look: Callable[[], T]) -> T:
+        """Call a function that uses `query`, again while the file is busy, for a bounded time.
 
-        Raises what a damaged or busy file means, in our own words.
+        It is called without an await behind its queries, so what it found is up to date.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._busy_timeout_s
         while True:
             try:
-                return self.query(sql, parameters)
-            except sqlite3.Error as error:
-                if primary_code(error) != sqlite3.SQLITE_BUSY or loop.time() >= deadline:
-                    raise translate(error, str(self.path)) from error
+                return look()
+            except StoreUnavailable:
+                if loop.time() >= deadline:
+                    raise
             await asyncio.sleep(_READ_RETRY_S)
+
+    async def read(self, sql: str, parameters: Any = ()) -> list[Any]:
+        """`query`, patiently. Lets others run first: whoever reads in a loop must not keep them."""
+        await asyncio.sleep(0)
+        return await self.patiently(lambda: self.query(sql, parameters))
 
     async def count(self, sql: str, parameters: Any = ()) -> list[Any]:
         """Read what may take long to find, in a thread and on a connection of its own.

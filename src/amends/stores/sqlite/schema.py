@@ -55,6 +55,7 @@ CREATE TABLE messages (
     causation_id TEXT NOT NULL,
     trace_parent TEXT,
     since INTEGER NOT NULL,
+    due INTEGER,
     deliveries INTEGER NOT NULL DEFAULT 0
 );
 CREATE UNIQUE INDEX messages_by_id ON messages (id, seq >> {PLACE_BITS});
@@ -80,6 +81,7 @@ CREATE TABLE dead_letters (
     correlation_id TEXT NOT NULL,
     causation_id TEXT NOT NULL,
     trace_parent TEXT,
+    due INTEGER,
     reason TEXT NOT NULL,
     detail TEXT NOT NULL,
     died_at INTEGER NOT NULL,
@@ -97,6 +99,7 @@ DELAYED: Final = 3
 STREAM: Final = 4
 UNPINNED_EVENT: Final = 5
 HEAD: Final = 6
+LATE_MESSAGE: Final = 7  # it was due already when it was published
 
 ROW_WIDTH: Final = 10
 #: Messages that one ACKNOWLEDGED row can name.
@@ -119,6 +122,11 @@ CREATE TEMP TRIGGER on_message INSTEAD OF INSERT ON batch WHEN new.kind = {MESSA
     INSERT INTO messages
         (seq, id, type, key, body, correlation_id, causation_id, trace_parent, since)
     VALUES (new.a, new.b, new.c, new.d, new.e, new.f, new.g, new.h, new.i);
+END;
+CREATE TEMP TRIGGER on_late INSTEAD OF INSERT ON batch WHEN new.kind = {LATE_MESSAGE} BEGIN
+    INSERT INTO messages
+        (seq, id, type, key, body, correlation_id, causation_id, trace_parent, since, due)
+    VALUES (new.a, new.b, new.c, new.d, new.e, new.f, new.g, new.h, new.i, new.i);
 END;
 CREATE TEMP TRIGGER on_delayed INSTEAD OF INSERT ON batch WHEN new.kind = {DELAYED} BEGIN
     INSERT INTO delayed (seq, id, type, key, body, correlation_id, causation_id, trace_parent, due)
