@@ -73,7 +73,7 @@ _INSTEAD: Final[dict[str, str]] = {
 #: Whose I/O is not the saga's own, by the first part of the module's name.
 _NOT_THE_SAGA: Final = {
     *("importlib", "_frozen_importlib", "_frozen_importlib_external", "zipimport", "pkgutil"),
-    *("linecache", "logging", "bdb", "pdb", "weakref", "zoneinfo"),
+    *("linecache", "traceback", "logging", "bdb", "pdb", "weakref", "zoneinfo"),
 }
 _ENGINE: Final = "amends.sagas."
 _LIBRARIES: Final = tuple(
@@ -165,6 +165,8 @@ def _is_program_data(args: tuple[Any, ...]) -> bool:
     path, _, flags = args
     if not isinstance(path, str) or flags & (os.O_WRONLY | os.O_RDWR):
         return False
+    if path.startswith("<"):
+        return True  # a SyntaxError of compile() looks for its line, in "<string>" too
     zoneinfo = sys.modules.get("zoneinfo")
     zones: tuple[str, ...] = zoneinfo.TZPATH if zoneinfo is not None else ()
     return os.path.abspath(path).startswith((*_LIBRARIES, *(z + os.sep for z in zones)))

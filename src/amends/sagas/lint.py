@@ -18,6 +18,7 @@ import inspect
 import re
 from collections import deque
 from collections.abc import Callable
+from tokenize import TokenError
 from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple
 
@@ -113,7 +114,7 @@ class _Source(NamedTuple):
             # Under an `if`, so that an indented function can stand as it is, strings and all.
             indented = lines[0][:1].isspace()
             tree = ast.parse(("if 1:\n" if indented else "") + "".join(lines))
-        except (OSError, TypeError, SyntaxError, ValueError, RecursionError):
+        except (OSError, TypeError, SyntaxError, ValueError, RecursionError, TokenError):
             return None
         statement = tree.body[0]
         if indented and isinstance(statement, ast.If):

@@ -30,6 +30,8 @@ _ORDERED_NAMES: Final = {"Task", "Future", "int", "float", "bool"}
 _ORDERING: Final = {list, tuple, iter, enumerate, zip, map, filter, deque, chain, reversed}
 #: What gives the same whatever the order.
 _UNORDERING: Final = {sorted, set, frozenset, len, sum, min, max, any, all, bool}
+#: What hands on the order it was given, and that is all.
+_PASSING_ON: Final = {"list", "tuple", "map", "filter"}
 _TASK_MAKERS: Final = {"create_task", "ensure_future"}
 
 
@@ -58,10 +60,13 @@ class Sets:
                 yield from self._comprehension(node, scope)
             case ast.Call():
                 yield from self._call(node, scope)
+            case ast.Set(elts=elements):
+                for element in elements:
+                    self._excuse(element)
 
     def _comprehension(self, node: Comprehension, scope: Scope) -> Iterator[ast.expr]:
-        if isinstance(node, ast.SetComp) and not self._decides(node):
-            return
+        if isinstance(node, ast.SetComp):
+            self._excuse(node)
         if id(node) not in self._excused:
             for generator in node.generators:
                 yield from self._if_unordered(generator.iter, scope)
@@ -69,7 +74,8 @@ class Sets:
     def _call(self, node: ast.Call, scope: Scope) -> Iterator[ast.expr]:
         function = self._function(node.func, scope)
         if function in _UNORDERING or function is print:
-            self._excuse(node)
+            for argument in node.args:
+                self._excuse(argument)
         elif id(node) in self._excused:
             pass
         elif function in _ORDERING or self._is_ordering_method(node, scope):
@@ -86,18 +92,18 @@ class Sets:
             return found is not None and found.value is dict
         return node.func.attr in ("join", "extend", "extendleft", "writelines")
 
-    def _excuse(self, node: ast.Call) -> None:
-        """The order of what is in the arguments will not matter, whatever is done for them."""
-        for argument in node.args:
-            if isinstance(argument, ast.GeneratorExp | ast.ListComp | ast.SetComp):
-                if not self._decides(argument):
-                    self._excused.add(id(argument))
-            elif isinstance(argument, ast.Starred):
-                self._excused.add(id(argument))
-            elif isinstance(argument, ast.Call) and (
-                getattr(argument.func, "id", None) in ("list", "tuple", "map", "filter")
-            ):
-                self._excused.add(id(argument))
+    def _excuse(self, node: ast.expr) -> None:
+        """The order of what this is made of does not matter, unless it takes decisions."""
+        if isinstance(node, Comprehension):
+            if not self._decides(node):
+                self._excused.add(id(node))
+                for generator in node.generators:
+                    self._excuse(generator.iter)
+        elif isinstance(node, ast.Starred):
+            self._excused.add(id(node))
+        elif isinstance(node, ast.Call) and _last_name(node.func) in _PASSING_ON:
+            self._excused.add(id(node))
+            for argument in node.args:
                 self._excuse(argument)
 
     def _decides(self, node: ast.AST) -> bool:
@@ -207,7 +213,11 @@ class Sets:
         if isinstance(node, ast.Call):
             return _last_name(node.func) in _TASK_MAKERS
         if isinstance(node, ast.Name) and (where := scope.find(node.id)) is not None:
-            return self._always(node.id, where, "task", lambda each: self._is_task(each, where))
+            # A loop over tasks may have used the name too, so one such value will do.
+            return any(
+                isinstance(each, ast.Call) and self._is_task(each, where)
+                for each in where.bound[node.id]
+            )
         return False
 
     def _are_tasks(self, node: ast.expr, scope: Scope) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import gc
 import glob
@@ -232,6 +233,16 @@ def test_a_traceback_may_read_source_lines() -> None:
         except KeyError:
             text = traceback.format_exc()
     assert "lines are read lazily" in text
+    assert turn.refusal is None
+
+
+def test_text_that_is_not_python_may_be_parsed() -> None:
+    with saga_turn() as turn:
+        for text in ("1 +", "f(", "'"):
+            with pytest.raises(SyntaxError):
+                ast.literal_eval(text)
+            with pytest.raises(SyntaxError):
+                compile(text, "<string>", "eval")
     assert turn.refusal is None
 
 
