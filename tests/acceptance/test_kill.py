@@ -49,9 +49,9 @@ class Worker:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
+            command = ["-m", "amends", "dev", "tests.acceptance.ledger_app:app"]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "amends", "dev", "tests.acceptance.ledger_app:app"]
-                + ["--db", str(self._db)],
+                [sys.executable, *command, "--db", str(self._db)],
                 cwd=ROOT,
                 env={**os.environ, "ORACLE_DB": str(self._oracle)},
                 stdout=log,
@@ -110,7 +110,7 @@ async def run_with_kills(client: Client, worker: Worker, kill_at: list[int], cou
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_money_is_conserved_whenever_the_worker_is_killed(seed: int, tmp_path: Path) -> None:
-    print(f"AMENDS_SEED={seed}")
+    print(f"AMENDS_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
     todo = orders(seed)
     create_oracle(str(tmp_path / "oracle.db"))
     # A transfer leaves some eight events; the kills lie where there is still work to do.
