@@ -155,7 +155,10 @@ class _Reader(ast.NodeVisitor):
         scope = Scope(node, self._scope) if isinstance(node, Comprehension) else self._scope
         for source in self._sets.uses(node, scope):
             self._report(source, f"`{ast.unparse(source)}` {_SET_ORDER.what}", _SET_ORDER.instead)
-        super().visit(node)
+        if isinstance(node, ast.AnnAssign):
+            self._visit_all(node.target, node.value)
+        else:
+            super().visit(node)
 
     # --- scopes: decorators, defaults and bases are evaluated outside, annotations not at all
 
@@ -189,9 +192,6 @@ class _Reader(ast.NodeVisitor):
 
     visit_ListComp = visit_SetComp = _visit_comprehension  # noqa: N815
     visit_DictComp = visit_GeneratorExp = _visit_comprehension  # noqa: N815
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self._visit_all(node.target, node.value)
 
     # --- names and calls
 
