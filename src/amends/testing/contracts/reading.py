@@ -21,8 +21,8 @@ async def write_at_random(store: EventStore, category: str, seed: int) -> list[R
     rng = random.Random(seed)
     # What differs in case, in a wildcard of SQL, or beyond the alphabet is another name.
     names = [f"{category}{tail}" for tail in ("_x-1", "Yx-1", "yx-1", "_x-2", "-%", "-🦊")]
-    for _ in range(60):
-        events = [new_event(rng.choice("ABCD")) for _ in range(rng.randint(1, 6))]
+    for _ in range(30):
+        events = [new_event(rng.choice("ABCD")) for _ in range(rng.randint(1, 12))]
         await store.append(Append(StreamName(rng.choice(names)), events, ANY))
     return await store.read_all(filter=EventFilter((category,)))
 

@@ -63,8 +63,12 @@ class ModelContract(StoreContractBase):
     @settings(
         max_examples=60,
         deadline=None,
-        # The store is shared by the examples; each has streams of its own.
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        suppress_health_check=[
+            # The store is shared by the examples; each has streams of its own.
+            HealthCheck.function_scoped_fixture,
+            # Each backend's class runs the test that it inherits.
+            HealthCheck.differing_executors,
+        ],
     )
     @given(done=st.lists(operations, max_size=15))
     async def test_the_store_and_the_model_agree(
