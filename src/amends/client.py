@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, overload
 from uuid import UUID, uuid4
 
 from amends.backend import Backend
@@ -18,7 +18,7 @@ from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import InstanceId
-from amends.domain.status import Status
+from amends.domain.status import Ending, Status, ending_of
 from amends.errors import (
     ActionRefused,
     InstanceNotFound,
@@ -33,7 +33,7 @@ from amends.sagas.replay import fold
 from amends.sagas.signals import Signal
 from amends.sagas.state import InstanceState
 from amends.settings import Settings
-from amends.watcher import Watcher
+from amends.watcher import Watch, Watcher
 
 if TYPE_CHECKING:
     from amends.app import App
@@ -45,13 +45,36 @@ T = TypeVar("T")
 
 CONFIRM_TIMEOUT_S = 30.0
 
+#: What a journal may hold after its final event: late reports, and the undos they ask for.
+_AFTER_THE_END: Final = frozenset(
+    cls.__name__
+    for cls in (
+        e.StepReportedLate,
+        e.StepScheduled,
+        e.StepCompleted,
+        e.StepAttemptFailed,
+        e.StepFailed,
+        e.StepUnknown,
+        e.StepParked,
+        e.StepResolved,
+    )
+)
+
 
 class Handle(Generic[R]):
     """One saga instance, from outside."""
 
-    def __init__(self, client: Client, saga: Saga[Any, R] | None, instance: InstanceId) -> None:
+    def __init__(
+        self,
+        client: Client,
+        saga: Saga[Any, R] | None,
+        instance: InstanceId,
+        watch: Watch | None = None,
+    ) -> None:
         self._client = client
         self._saga = saga
+        #: Held since before the instance began, if this handle comes of its start.
+        self._watch = watch
         self.instance = instance
 
     @property
@@ -67,12 +90,12 @@ class Handle(Generic[R]):
         Raises SagaNotCompleted (compensated, failed, cancelled or terminated), InstanceNotFound,
         TimeoutError.
         """
-        state = await self._client.wait_for_end(self.instance, timeout)
-        if state.final is not Status.COMPLETED:
-            raise SagaNotCompleted(str(self.instance), str(state.final), state.error)
+        ending = await self._client.wait_for_end(self.instance, timeout, self._watch)
+        if ending.status is not Status.COMPLETED:
+            raise SagaNotCompleted(str(self.instance), str(ending.status), ending.error)
         if self._saga is None:
-            return cast(R, state.result)
-        return cast(R, self._saga.result.from_json_value(state.result))
+            return cast(R, ending.result)
+        return cast(R, self._saga.result.from_json_value(ending.result))
 
     async def started(self, timeout: float | None = None) -> None:
         """Wait until the instance stands in its journal; of use after `submit`.
@@ -226,24 +249,23 @@ class Client:
         no engine took it up within `confirm_timeout` seconds).
         """
         instance, message = self._start_message(saga, input, id)
-        handle = Handle(self, saga, instance)
         if id is not None:
             known = await self.backend.store.read(instance.stream, limit=1)
             if known:
                 self._check_same(saga, message, known[0])
-                return handle
-        async with self._watcher.watch(instance) as watch:
-            await self.send(message)
-            try:
-                async with asyncio.timeout(confirm_timeout):
-                    first = await watch.started()
-            except TimeoutError:
-                raise StartUnconfirmed(
-                    f"{instance} is in the inbox and durable, but no engine took it up within "
-                    f"{confirm_timeout} s. It starts when one runs; starting it again is safe"
-                ) from None
+                return Handle(self, saga, instance)
+        watch = await self._watcher.watch(instance)
+        await self.send(message)
+        try:
+            async with asyncio.timeout(confirm_timeout):
+                first = await watch.started()
+        except TimeoutError:
+            raise StartUnconfirmed(
+                f"{instance} is in the inbox and durable, but no engine took it up within "
+                f"{confirm_timeout} s. It starts when one runs; starting it again is safe"
+            ) from None
         self._check_same(saga, message, first)
-        return handle
+        return Handle(self, saga, instance, watch)
 
     async def submit(
         self, saga: Saga[I, R], input: I | None = None, *, id: str | None = None
@@ -314,19 +336,41 @@ class Client:
 
     async def wait_for_start(self, instance: InstanceId, timeout: float | None) -> None:
         """Wait until an instance stands in its journal. Raises TimeoutError."""
-        async with self._watcher.watch(instance) as watch:
-            if not await self.backend.store.read(instance.stream, limit=1):
-                async with asyncio.timeout(timeout):
-                    await watch.started()
+        watch = await self._watcher.watch(instance)
+        if not await self.backend.store.read(instance.stream, limit=1):
+            async with asyncio.timeout(timeout):
+                await watch.started()
 
-    async def wait_for_end(self, instance: InstanceId, timeout: float | None) -> InstanceState:
-        """The state of an instance once it is final. Raises TimeoutError."""
-        async with self._watcher.watch(instance) as watch:
-            records = await self.backend.store.read(instance.stream)
-            if not records or fold(instance, records).final is None:
-                async with asyncio.timeout(timeout):
-                    await watch.ended()
-        return await self.state(instance)
+    async def wait_for_end(
+        self, instance: InstanceId, timeout: float | None, watch: Watch | None = None
+    ) -> Ending:
+        """How an instance ended, once it has. `watch` is one from before its start, if there is.
+
+        Raises TimeoutError.
+        """
+        if watch is None:
+            watch = await self._watcher.watch(instance)
+            ending = await self._ending_on_record(instance)
+            if ending is not None:
+                return ending
+        async with asyncio.timeout(timeout):
+            last = ending_of(journal.decode(await watch.ended()))
+        assert last is not None
+        return last
+
+    async def _ending_on_record(self, instance: InstanceId) -> Ending | None:
+        """Late reports may follow the end, so it is found from the back."""
+        store = self.backend.store
+        before: int | None = None
+        while page := await store.read_backwards(instance.stream, start=before, limit=20):
+            for record in page:
+                ending = ending_of(journal.decode(record))
+                if ending is not None:
+                    return ending
+            if page[-1].version == 0 or page[-1].type not in _AFTER_THE_END:
+                return None
+            before = page[-1].version - 1
+        return None
 
     # --- sending
 

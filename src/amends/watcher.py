@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
+from weakref import WeakValueDictionary
 
 from amends.domain.envelope import RecordedEvent
 from amends.domain.events import FINAL_EVENTS, SagaStarted
@@ -18,7 +17,7 @@ _FILTER: Final = EventFilter((JOURNAL_PREFIX,), (_STARTED_TYPE, *sorted(_FINAL_T
 
 
 class Watch:
-    """What one waiter has seen of one instance since it began to watch."""
+    """What was seen of one instance since somebody began to watch it; shared by all who do."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
@@ -52,23 +51,21 @@ class Watcher:
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
-        self._watches: dict[str, list[Watch]] = {}
+        # A watch lasts as long as somebody holds it.
+        self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         self._following: asyncio.Task[None] | None = None
 
-    @asynccontextmanager
-    async def watch(self, instance: InstanceId) -> AsyncIterator[Watch]:
-        """Watch an instance. Everything that is appended from now on will be seen."""
+    async def watch(self, instance: InstanceId) -> Watch:
+        """Watch an instance for as long as the watch is held.
+
+        It sees everything that is appended from now on, and may have seen what came before.
+        """
         await self._follow()
-        watch = Watch()
         stream = instance.stream
-        self._watches.setdefault(stream, []).append(watch)
-        try:
-            yield watch
-        finally:
-            watches = self._watches[stream]
-            watches.remove(watch)
-            if not watches:
-                del self._watches[stream]
+        watch = self._watches.get(stream)
+        if watch is None:
+            watch = self._watches[stream] = Watch()
+        return watch
 
     async def close(self) -> None:
         """Stop following the log."""
@@ -87,7 +84,8 @@ class Watcher:
         error: BaseException = RuntimeError("the subscription to the log ended")
         try:
             async for event in self._store.subscribe(after, filter=_FILTER):
-                for watch in self._watches.get(event.stream, ()):
+                watch = self._watches.get(event.stream)
+                if watch is not None:
                     watch.see(event)
         except BaseException as caught:
             error = caught
@@ -97,6 +95,6 @@ class Watcher:
 
     def fail(self, error: BaseException) -> None:
         """Waiting is in vain from now on: tell everybody who does."""
-        for watches in self._watches.values():
-            for watch in watches:
-                watch.fail(error)
+        for watch in self._watches.values():
+            watch.fail(error)
+        self._watches.clear()

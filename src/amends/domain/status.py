@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, NamedTuple
+
+from amends.domain import events as e
 
 
 class Status(StrEnum):
@@ -28,3 +30,27 @@ class Status(StrEnum):
 FINAL_STATUSES: Final = frozenset(
     (Status.COMPLETED, Status.COMPENSATED, Status.FAILED, Status.CANCELLED, Status.TERMINATED)
 )
+
+
+class Ending(NamedTuple):
+    """How an instance ended: with a result (a JSON value), or for a reason."""
+
+    status: Status
+    result: Any = None
+    error: e.ErrorInfo | None = None
+
+
+def ending_of(event: e.JournalEvent) -> Ending | None:
+    """The ending that an event of a journal is, or None if it is another event."""
+    if isinstance(event, e.SagaCompleted):
+        return Ending(Status.COMPLETED, result=event.result)
+    if isinstance(event, e.SagaCompensated):
+        return Ending(Status.COMPENSATED, error=event.error)
+    if isinstance(event, e.SagaFailed):
+        return Ending(Status.FAILED, error=event.error)
+    if isinstance(event, e.SagaCancelled):
+        return Ending(Status.CANCELLED)
+    if isinstance(event, e.SagaTerminated):
+        reason = e.ErrorInfo(type="Terminated", message=f"by {event.who}: {event.why}")
+        return Ending(Status.TERMINATED, error=reason)
+    return None

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from amends.domain import events as e
 from amends.domain.ids import InstanceId
-from amends.domain.status import Status
+from amends.domain.status import Status, ending_of
 from amends.errors import InvalidJournal
 
 
@@ -309,24 +309,11 @@ class InstanceState:
         self.compensating = True
         self.error = event.error
 
-    def _completed(self, event: e.SagaCompleted) -> None:
-        self.final = Status.COMPLETED
-        self.result = event.result
-
-    def _compensated(self, event: e.SagaCompensated) -> None:
-        self.final = Status.COMPENSATED
-        self.error = event.error
-
-    def _failed(self, event: e.SagaFailed) -> None:
-        self.final = Status.FAILED
-        self.error = event.error
-
-    def _cancelled(self, event: e.SagaCancelled) -> None:
-        self.final = Status.CANCELLED
-
-    def _terminated(self, event: e.SagaTerminated) -> None:
-        self.final = Status.TERMINATED
-        self.error = e.ErrorInfo(type="Terminated", message=f"by {event.who}: {event.why}")
+    def _ended(self, event: e.JournalEvent) -> None:
+        ending = ending_of(event)
+        assert ending is not None
+        self.final, self.result = ending.status, ending.result
+        self.error = ending.error or self.error
 
     def _stalled(self, event: e.SagaStalled) -> None:
         self.stalled = event.error
@@ -358,11 +345,11 @@ _APPLY: Final[dict[type[e.JournalEvent], Callable[[InstanceState, Any], None]]] 
     e.CancelRequested: InstanceState._cancel_requested,
     e.DomainEventEmitted: InstanceState._ignore,
     e.CompensationStarted: InstanceState._compensation_started,
-    e.SagaCompleted: InstanceState._completed,
-    e.SagaCompensated: InstanceState._compensated,
-    e.SagaFailed: InstanceState._failed,
-    e.SagaCancelled: InstanceState._cancelled,
-    e.SagaTerminated: InstanceState._terminated,
+    e.SagaCompleted: InstanceState._ended,
+    e.SagaCompensated: InstanceState._ended,
+    e.SagaFailed: InstanceState._ended,
+    e.SagaCancelled: InstanceState._ended,
+    e.SagaTerminated: InstanceState._ended,
     e.SagaStalled: InstanceState._stalled,
     e.SagaResumed: InstanceState._resumed,
 }
