@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -117,6 +118,7 @@ class EmbeddedBroker:
 
     async def commit(self, turn: TurnCommit) -> None:
         """See `Committer.commit`: one transaction, so nothing is ever done in part."""
+        self._database.check_open()
         if turn.append is not None:
             check_append(turn.append)
         acknowledged = [delivery.token for delivery in turn.acknowledge]
@@ -141,7 +143,8 @@ class EmbeddedBroker:
     ) -> None:
         write = self._plan(messages, acknowledged)
         if write.outgoing or write.acknowledged:
-            await self._as_broker(self._database.writer.submit(write))
+            with _broker_words():
+                await self._database.writer.submit(write)
 
     def _plan(
         self,
@@ -192,6 +195,7 @@ class EmbeddedBroker:
         if len(self._consumers) == 1:
             self._database.writer.watch()
             self._database.writer.on_foreign.append(self._look_everywhere)
+            self._database.on_close.append(self._look_everywhere)
         return consumer
 
     def _left(self, consumer: EmbeddedConsumer) -> None:
@@ -200,6 +204,7 @@ class EmbeddedBroker:
             if not self._consumers:
                 self._database.writer.unwatch()
                 self._database.writer.on_foreign.remove(self._look_everywhere)
+                self._database.on_close.remove(self._look_everywhere)
 
     def _look_everywhere(self) -> None:
         for queue in self._queues.values():
@@ -230,16 +235,14 @@ class EmbeddedBroker:
         self._check_open()
         if self._broken is not None:
             raise BrokerUnavailable("nothing waits for delayed messages any more") from self._broken
-        await self._as_broker(
-            self._database.patiently(lambda: queue.fill(hands, self._database.query))
-        )
+        with _broker_words():
+            await self._database.patiently(lambda: queue.fill(hands, self._database.query))
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.release`. All are handed back and counted, or none is."""
         self._check_open()
-        await self._as_broker(
-            self._return([delivery.token for delivery in deliveries], received=True)
-        )
+        with _broker_words():
+            await self._return([delivery.token for delivery in deliveries], received=True)
 
     async def _hand_back(self, held: Sequence[Held], *, received: bool) -> None:
         """When a consumer ends. If this fails nothing is lost: the rows come again, uncounted."""
@@ -275,12 +278,14 @@ class EmbeddedBroker:
                 held.settle(State.DONE)
 
         task.finished = finished
-        await self._as_broker(self._database.writer.submit(task))
+        with _broker_words():
+            await self._database.writer.submit(task)
 
     async def dead_letters(self, *, queue: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """See `Broker.dead_letters`."""
         self._check_open()
-        found = await self._as_broker(self._database.read(rows.SELECT_DEAD, [queue, limit]))
+        with _broker_words():
+            found = await self._database.read(rows.SELECT_DEAD, [queue, limit])
         return [rows.read_dead(row) for row in found]
 
     async def redrive(self, ids: Sequence[UUID]) -> int:
@@ -297,10 +302,9 @@ class EmbeddedBroker:
         """See `Broker.depths`. Counts every waiting message: not for a busy loop."""
         self._check_open()
         ready_sql, delayed_sql = rows.DEPTH_QUERIES
-        ready = await self._as_broker(self._database.count(ready_sql))
-        delayed = await self._as_broker(
-            self._database.count(delayed_sql, [self._database.now_us()])
-        )
+        with _broker_words():
+            ready = await self._database.count(ready_sql)
+            delayed = await self._database.count(delayed_sql, [self._database.now_us()])
         return rows.read_depths(ready, delayed)
 
     # --- delays
@@ -364,7 +368,8 @@ class EmbeddedBroker:
     def _find(self, name: str) -> Queue | None:
         """A queue by name, which may have been declared by another process."""
         if name not in self._queues:
-            found = self._database.query("SELECT id FROM queues WHERE name = ?", [name])
+            with _broker_words():
+                found = self._database.query("SELECT id FROM queues WHERE name = ?", [name])
             if not found:
                 return None
             self._queues[name] = Queue(name, found[0][0])
@@ -372,13 +377,16 @@ class EmbeddedBroker:
 
     async def _perform(self, run: Callable[[Transaction], T]) -> T:
         self._check_open()
-        return await self._as_broker(self._database.writer.perform(run))
+        with _broker_words():
+            return await self._database.writer.perform(run)
 
-    async def _as_broker(self, doing: Awaitable[T]) -> T:
-        """What the file refuses, in the words of the broker's port."""
-        try:
-            return await doing
-        except StoreClosed as error:
-            raise BrokerClosed(str(error)) from error
-        except StoreError as error:
-            raise BrokerUnavailable(str(error)) from error
+
+@contextmanager
+def _broker_words() -> Iterator[None]:
+    """What the file refuses, in the words of the broker's port."""
+    try:
+        yield
+    except StoreClosed as error:
+        raise BrokerClosed(str(error)) from error
+    except StoreError as error:
+        raise BrokerUnavailable(str(error)) from error

@@ -169,6 +169,9 @@ class Queue:
 
     def fill(self, hands: Hands, query: Callable[[str, Sequence[Any]], list[Any]]) -> None:
         """Give a consumer what waits: replies, and rows."""
+        if hands not in self.hands:
+            # It was stopped while it waited for the file.
+            return
         for _ in range(self._replies_share(hands.room)):
             if not self.replies:
                 break

@@ -19,6 +19,7 @@ from amends.stores.sqlite.schema import (
     DELAYED,
     EVENT,
     HEAD,
+    ROW_WIDTH,
     STREAM,
 )
 
@@ -115,9 +116,13 @@ class Known:
         self.position = plan.position
         self.streams = plan.streams
         heads = self.heads
-        heads.update(plan.heads)
-        for name in list(heads)[: max(0, len(heads) - STREAMS_KNOWN_MAX)]:
-            del heads[name]
+        for name, head in plan.heads.items():
+            # Taken out first: then the oldest in the dict is the one unused for longest.
+            heads.pop(name, None)
+            heads[name] = head
+        if len(heads) > STREAMS_KNOWN_MAX:
+            for name in list(heads)[: STREAMS_KNOWN_MAX // 10]:
+                del heads[name]
 
 
 class Plan:
@@ -206,6 +211,11 @@ class Plan:
             return True
         self._waiting.add(key)
         return False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return len(self.values) == ROW_WIDTH and not self._acknowledged
 
     def finish(self) -> list[Any]:
         """The columns of all rows."""

@@ -211,8 +211,9 @@ class BatchCommitter:
             write.error = error
             return
         plan.add_rest(write)
-        self._execute(plan)
-        self._known.learn(plan)
+        if not plan.is_empty:
+            self._execute(plan)
+            self._known.learn(plan)
 
     def _plan_append(self, plan: Plan, write: Write, append: Append) -> None:
         head = plan.head(append.stream)

@@ -54,6 +54,8 @@ class SqliteDatabase:
         self._reader = reader
         self._engine_lock: EngineLock | None = None
         self._closed = False
+        #: Called in the event loop when the database is closed.
+        self.on_close: list[Callable[[], None]] = []
 
     @classmethod
     async def open(
@@ -105,8 +107,7 @@ class SqliteDatabase:
         never waits for a writer. Raises StoreUnavailable when the file is busy (being recovered
         after a crash, say), see `patiently`, and StoreClosed, StoreCorrupt.
         """
-        if self._closed:
-            raise StoreClosed("the database is closed; open it again to read")
+        self.check_open()
         try:
             return self._reader.execute(sql, parameters).fetchall()
         except sqlite3.Error as error:
@@ -137,8 +138,7 @@ class SqliteDatabase:
 
         The answer should have few rows.
         """
-        if self._closed:
-            raise StoreClosed("the database is closed; open it again to read")
+        self.check_open()
         return await asyncio.to_thread(self._count, sql, parameters)
 
     def _count(self, sql: str, parameters: Any) -> list[Any]:
@@ -163,6 +163,11 @@ class SqliteDatabase:
 
         await self.writer.perform(limit)
 
+    def check_open(self) -> None:
+        """Raise StoreClosed if it is closed."""
+        if self._closed:
+            raise StoreClosed(f"{self.path} is closed; nothing was written. Open it again.")
+
     async def close(self) -> None:
         """Commit what was accepted, then release everything, the engine lock too. Idempotent."""
         await self.writer.close()
@@ -170,6 +175,8 @@ class SqliteDatabase:
             self._closed = True
             self._reader.close()
             self.writer.changed.ring()
+            for listener in list(self.on_close):
+                listener()
         if self._engine_lock is not None:
             self._engine_lock.release()
 

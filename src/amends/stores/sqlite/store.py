@@ -30,7 +30,7 @@ _STREAM: Final = "stream = (SELECT id FROM streams WHERE name = ?)"
 
 
 class SqliteStore:
-    """Implements `EventStore` on an open database, which it does not close.
+    """Implements `EventStore` on an open database.
 
     Events are durable when `append` returns: the file has been synchronised. A retry at an exact
     version is recognised by what is at that version, one at an open version (any, exists) by an
@@ -169,9 +169,10 @@ class SqliteStore:
         return int(self._database.query(_END)[0][0])
 
     async def close(self) -> None:
-        """End the subscriptions and refuse everything from now on. The database stays open."""
+        """See `EventStore.close`. Closes the database too: close a broker that uses it before."""
         self._closed = True
         self._database.writer.changed.ring()
+        await self._database.close()
 
     def _check_open(self) -> None:
         if self._closed:
