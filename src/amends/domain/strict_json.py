@@ -1,19 +1,23 @@
 """JSON that says the same on both sides: what is written can be read back, or it is refused.
 
-pydantic writes a NaN as null, a secret as stars and a subclass without its own fields, and says
-nothing. A log is the wrong place to find that out. Messages made here carry field paths and kinds
-of fault, never values and never keys that are data: both may be personal.
+pydantic writes a NaN as null, a secret as stars, a subclass without its own fields and a value
+that breaks its field's rules, and says nothing. A log is the wrong place to find that out. So every
+text is read back and compared before it is used: that costs about as much as pydantic's own check
+of types while it writes, which finds less.
+
+Messages made here carry field paths and kinds of fault, never values and never keys that are
+data: both may be personal.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, time
-from functools import cached_property
 from typing import Any, Final, Protocol
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, SchemaSerializer, from_json
 
 from amends.errors import InvalidPayload
@@ -25,34 +29,31 @@ FAULTS_NAMED_MAX: Final = 5
 _Path = tuple[int | str, ...]
 _Fault = tuple[_Path, str]
 
-#: What a schema says of fields that are not written, or not as pydantic would.
-_CUSTOM: Final = {"serialization", "serialization_exclude", "serialization_exclude_if"}
+_ABSENT: Final = object()
 
 
-class JsonValidator(Protocol):
-    """What is needed of a pydantic validator: it may be a plugin's wrapper of the real one."""
+class JsonReader(Protocol):
+    """What is needed of a pydantic validator, which may be a plugin's wrapper of the real one."""
 
     def validate_json(self, input: str | bytes | bytearray) -> Any:
         """Read JSON into the declared type."""
-        ...
-
-    def validate_python(self, input: Any) -> Any:
-        """Read Python values into the declared type."""
         ...
 
 
 class JsonType:
     """One declared type's way into JSON and back."""
 
-    __slots__ = ("_none_is_null", "_schema", "_serializer", "_validator")
+    __slots__ = ("_is_plain_model", "_schema", "_serializer", "_write", "load")
 
     def __init__(
-        self, schema: CoreSchema, serializer: SchemaSerializer, validator: JsonValidator
+        self, schema: CoreSchema, serializer: SchemaSerializer, validator: JsonReader
     ) -> None:
         self._schema = schema
         self._serializer = serializer
-        self._validator = validator
-        self._none_is_null = _writes_each_none(schema)
+        self._write = serializer.to_json
+        #: The value of a JSON text; raises ValidationError, or what the type's own code raises.
+        self.load: Callable[[bytes], Any] = validator.validate_json
+        self._is_plain_model = _is_plain_model(schema)
 
     @classmethod
     def of(cls, adapter: TypeAdapter[Any]) -> JsonType:
@@ -60,50 +61,29 @@ class JsonType:
         return cls(adapter.core_schema, adapter.serializer, adapter.validator)
 
     def dump(self, value: Any) -> bytes:
-        """The JSON of a value of the declared type.
-
-        Raises InvalidPayload when the value is not of that type, or has a part that JSON cannot
-        carry: NaN, Infinity, a lone surrogate, an object of an unknown type.
-        """
-        try:
-            # Aliases are how a type's author spells its JSON, and what the validator reads.
-            data = self._serializer.to_json(value, by_alias=True, warnings="error")
-        except Exception:  # a type's own serializer may raise anything, with values in its text
-            raise InvalidPayload(self._why_not_json(value)) from None
-        # What JSON cannot carry turns into null, into U+FFFD (keys), or, if the type's config
-        # says so, into NaN and Infinity, which are not JSON. Most values need no second look.
-        if b"null" in data and not self._only_nones_are_null(value, data):
-            self._check_nothing_lost(value, data)
-        if b"\xef\xbf\xbd" in data or b"NaN" in data or b"Infinity" in data:
-            self._check_nothing_lost(value, data)
-        return data
-
-    def load(self, data: bytes) -> Any:
-        """The value of a JSON text; raises ValidationError, or what the type's own code raises."""
-        return self._validator.validate_json(data)
-
-    def check_survives(self, value: Any, data: bytes) -> None:
-        """Raise InvalidPayload unless `data`, read again, is equal to `value`.
+        """The JSON of a value: text that `load` reads as an equal value of the same type.
 
         Equal by `==`, or else field by field: not every class defines `==`, and Python calls two
         equal moments different when one has a named time zone and the hour is a doubled one.
+
+        Raises InvalidPayload when there is no such text: the value is not of the declared type,
+        or has a part that JSON or the type cannot carry.
         """
         try:
+            # Aliases are how a type's author spells its JSON, and what the validator reads.
+            data = self._write(value, by_alias=True, warnings=False)
             again = self.load(data)
-        except Exception as error:
-            why = self.why(error)
-            raise InvalidPayload(f"its JSON does not fit its declared type: {why}") from None
-        if again == value:
-            return
-        if type(again) is type(value) and _same(self._fields_of(value), self._fields_of(again)):
-            return
-        kind = type(value).__qualname__
-        raise InvalidPayload(
-            f"this {kind} comes back from JSON as something else: a field that is written but "
-            "not read (or the other way round), a secret that is written as stars, a subclass "
-            "with more fields than its declared base, or a value whose field is declared `Any`. "
-            "Declare the exact types."
-        )
+        except Exception as error:  # a type's own code may raise anything, with values in its text
+            raise InvalidPayload(self._why_not_json(value, error)) from None
+        if b"NaN" in data or b"Infinity" in data:
+            # The type's configuration may write these words bare: read back they are equal, and
+            # the text is no JSON to anybody else.
+            _check_is_json(data)
+        if self._is_plain_model and type(again) is type(value) and vars(again) == vars(value):
+            return data
+        if different := list(_differences(value, again, ())):
+            raise InvalidPayload(self._why_changed(value, again, different))
+        return data
 
     def why(self, error: Exception) -> str:
         """What is wrong, without values: field paths and kinds of fault."""
@@ -112,41 +92,34 @@ class JsonType:
             return self._list_faults((fault["loc"], fault["type"]) for fault in faults)
         return f"{type(error).__qualname__} {_raised_at(error)}"
 
-    def _only_nones_are_null(self, value: Any, data: bytes) -> bool:
-        """Whether the fields that are None account for every null: cheap, and often enough."""
-        if not self._none_is_null:
-            return False
-        fields = getattr(value, "__dict__", {})  # a None may stand where a model should
-        return data.count(b"null") == list(fields.values()).count(None)
+    def _why_not_json(self, value: Any, error: Exception) -> str:
+        if faults := self._faults_of(value):
+            return f"JSON cannot carry it: {self._list_faults(faults)}"
+        if isinstance(error, ValidationError):
+            return f"it does not fit its declared type: {self.why(error)}"
+        return f"a part of this {type(value).__qualname__} has no form in JSON"
 
-    def _check_nothing_lost(self, value: Any, data: bytes) -> None:
-        try:
-            tree = from_json(data, allow_inf_nan=False)
-        except ValueError:
-            raise InvalidPayload("it has a NaN or an Infinity, which JSON cannot carry") from None
-        plain = self._serializer.to_python(value, by_alias=True, warnings=False)
-        lost = [*_turned_null(plain, tree, ()), *_bad_keys(plain, ())]
-        if lost:
-            raise InvalidPayload(f"JSON cannot carry it: {self._list_faults(lost)}")
+    def _why_changed(self, value: Any, again: Any, different: list[_Path]) -> str:
+        if faults := self._faults_of(value):
+            return f"JSON cannot carry it: {self._list_faults(faults)}"
+        if type(value) is not type(again):
+            return (
+                f"it is of type {type(value).__qualname__}, and comes back from JSON as "
+                f"{type(again).__qualname__}: declare the type that it has"
+            )
+        changed = self._list_faults((path, "changed") for path in different)
+        return (
+            f"it comes back from JSON as something else: {changed}. A field may be declared too "
+            "wide (`Any`, or a base class of its value), or may be hidden (a secret, an excluded "
+            "field)."
+        )
 
-    def _fields_of(self, value: Any) -> Any:
-        # By their own types, so that what a subclass adds is seen.
-        return self._serializer.to_python(value, serialize_as_any=True, warnings=False)
-
-    def _why_not_json(self, value: Any) -> str:
-        """Find the reason, slowly: it was refused already."""
+    def _faults_of(self, value: Any) -> list[_Fault]:
         try:
             plain = self._serializer.to_python(value, warnings=False)
-            faults = [*_not_json(plain, ()), *_bad_keys(plain, ())]
-        except Exception as error:
-            return f"its serializer failed: {type(error).__qualname__}"
-        if faults:
-            return f"JSON cannot carry it: {self._list_faults(faults)}"
-        try:
-            self._validator.validate_python(plain)
-        except Exception as error:
-            return f"it does not fit its declared type: {self.why(error)}"
-        return f"a {type(value).__qualname__} does not fit its declared type"
+        except Exception:  # again the type's own code
+            return []
+        return list(_not_json(plain, ()))
 
     def _list_faults(self, faults: Iterable[_Fault]) -> str:
         code_names = _strings_of(self._schema)
@@ -155,96 +128,89 @@ class JsonType:
         return "; ".join(named[:FAULTS_NAMED_MAX]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _turned_null(plain: Any, tree: Any, path: _Path) -> Iterator[_Fault]:
-    """Where a value that was not None became a null."""
-    if tree is None:
-        if plain is not None:
-            yield path, _kind_of_leaf(plain) or type(plain).__qualname__
-    elif isinstance(tree, dict) and isinstance(plain, dict):
-        for (key, leaf), part in zip(tree.items(), plain.values(), strict=False):
-            yield from _turned_null(part, leaf, (*path, key))
-    elif isinstance(tree, list) and isinstance(plain, list | tuple | set | frozenset):
-        for index, (part, leaf) in enumerate(zip(plain, tree, strict=False)):
-            yield from _turned_null(part, leaf, (*path, index))
+def _is_plain_model(schema: Any) -> bool:
+    """Whether the `__dict__` of a model is all that its `==` looks at (and takes longer for)."""
+    return (
+        schema["type"] == "model"
+        and schema["schema"]["type"] == "model-fields"
+        and schema["schema"].get("extra_behavior") != "allow"
+        and schema["cls"].model_config.get("extra") != "allow"
+        and schema["cls"].__eq__ is BaseModel.__eq__
+    )
+
+
+def _check_is_json(data: bytes) -> None:
+    try:
+        from_json(data, allow_inf_nan=False)
+    except ValueError:
+        raise InvalidPayload("JSON cannot carry it: it has a NaN or an Infinity") from None
+
+
+def _differences(one: Any, other: Any, path: _Path) -> Iterator[_Path]:
+    """Where two values differ."""
+    if one == other:
+        return
+    parts, other_parts = _parts(one), _parts(other)
+    if parts is None or other_parts is None or type(one) is not type(other):
+        yield path
+        return
+    keys = dict.fromkeys([*parts, *other_parts])
+    for key in keys:
+        at = (*path, key if isinstance(key, int | str) else "")
+        yield from _differences(parts.get(key, _ABSENT), other_parts.get(key, _ABSENT), at)
+
+
+def _parts(value: Any) -> dict[Any, Any] | None:
+    """What a value consists of; None for one that has no parts."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list | tuple):
+        return dict(enumerate(value))
+    if isinstance(value, datetime | time):
+        return {"": value.isoformat()}
+    if isinstance(value, BaseModel):
+        fields = {name: vars(value).get(name, _ABSENT) for name in type(value).model_fields}
+        return fields | (value.model_extra or {})
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return None
 
 
 def _not_json(plain: Any, path: _Path) -> Iterator[_Fault]:
     """The parts of a value that JSON cannot carry."""
     if isinstance(plain, dict):
         for key, part in plain.items():
+            if (kind := _why_no_leaf(key)) is not None:
+                yield path, f"key: {kind}"
             yield from _not_json(part, (*path, key if isinstance(key, str) else ""))
     elif isinstance(plain, list | tuple | set | frozenset):
         for index, part in enumerate(plain):
             yield from _not_json(part, (*path, index))
-    elif (kind := _kind_of_leaf(plain)) is not None:
+    elif (kind := _why_no_leaf(plain)) is not None:
         yield path, kind
 
 
-def _bad_keys(plain: Any, path: _Path) -> Iterator[_Fault]:
-    """The keys that JSON cannot carry: pydantic writes U+FFFD for their lone surrogates."""
-    if isinstance(plain, dict):
-        for key, part in plain.items():
-            if (kind := _kind_of_leaf(key)) is not None:
-                yield path, f"key: {kind}"
-            yield from _bad_keys(part, (*path, key if isinstance(key, str) else ""))
-    elif isinstance(plain, list | tuple):
-        for index, part in enumerate(plain):
-            yield from _bad_keys(part, (*path, index))
-
-
-def _kind_of_leaf(leaf: Any) -> str | None:
+def _why_no_leaf(leaf: Any) -> str | None:
     """Why JSON cannot carry a value, if it is one of the known reasons."""
-    if isinstance(leaf, float) and not math.isfinite(leaf):
-        return "NaN or Infinity"
-    if isinstance(leaf, str):
-        return None if _is_utf8(leaf) else "lone surrogate"
-    if isinstance(leaf, bytes):
-        return None if _is_utf8_bytes(leaf) else _BYTES_HINT
+    try:
+        if isinstance(leaf, str):
+            leaf.encode()
+        elif isinstance(leaf, bytes):
+            leaf.decode()
+        elif isinstance(leaf, float) and not math.isfinite(leaf):
+            return "NaN or Infinity"
+    except UnicodeEncodeError:
+        return "lone surrogate"
+    except UnicodeDecodeError:
+        return (
+            "bytes that are not UTF-8 (set ser_json_bytes and val_json_bytes of its model_config "
+            "to 'base64')"
+        )
     return None
 
 
-_BYTES_HINT: Final = (
-    "bytes that are not UTF-8 (set ser_json_bytes and val_json_bytes of its model_config "
-    "to 'base64')"
-)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_utf8_bytes(raw: bytes) -> bool:
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and type(one) is type(other):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, datetime | time) and type(one) is type(other):
-        return one.isoformat() == other.isoformat()
-    return bool(one == other)
-
-
-def _writes_each_none(schema: CoreSchema) -> bool:
-    """Whether every None in the `__dict__` of a value becomes a null of its JSON."""
-    if schema["type"] != "model" or not _strings_of(schema).isdisjoint(_CUSTOM):
-        return False
-    members = (member for base in schema["cls"].__mro__ for member in vars(base).values())
-    return not any(isinstance(member, cached_property) for member in members)
-
-
 def _strings_of(schema: Any) -> frozenset[str]:
-    """Every string in a schema: field names, aliases, tags. Those come from code, not from data."""
+    """Every string in a schema: field names, aliases, tags. They come from code, not from data."""
     found: set[str] = set()
     left: list[Any] = [schema]
     seen: set[int] = set()
@@ -252,13 +218,13 @@ def _strings_of(schema: Any) -> frozenset[str]:
         part = left.pop()
         if isinstance(part, str):
             found.add(part)
+        elif isinstance(part, type):
+            found.add(part.__name__)
         elif isinstance(part, dict | list | tuple) and id(part) not in seen:
             seen.add(id(part))
             left.extend(part)
             if isinstance(part, dict):
                 left.extend(part.values())
-        elif isinstance(part, type):
-            found.add(part.__name__)
     return frozenset(found)
 
 
@@ -273,6 +239,5 @@ def _raised_at(error: Exception) -> str:
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    if last is None:
-        return "from nowhere"
+    assert last is not None, "an error that was caught has been raised somewhere"
     return f"raised at {last.tb_frame.f_code.co_filename}:{last.tb_lineno}"
