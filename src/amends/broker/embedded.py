@@ -303,8 +303,9 @@ class EmbeddedBroker:
         self._check_open()
         ready_sql, delayed_sql = rows.DEPTH_QUERIES
         with _broker_words():
-            ready = await self._database.count(ready_sql)
-            delayed = await self._database.count(delayed_sql, [self._database.now_us()])
+            ready, delayed = await self._database.count(
+                (ready_sql, []), (delayed_sql, [self._database.now_us()])
+            )
         return rows.read_depths(ready, delayed)
 
     # --- delays

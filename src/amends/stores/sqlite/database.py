@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -133,19 +133,20 @@ class SqliteDatabase:
         await asyncio.sleep(0)
         return await self.patiently(lambda: self.query(sql, parameters))
 
-    async def count(self, sql: str, parameters: Any = ()) -> list[Any]:
-        """Read what may take long to find, in a thread and on a connection of its own.
+    async def count(self, *queries: tuple[str, Sequence[Any]]) -> list[list[Any]]:
+        """Read what may take long to find: in a thread, on a connection and one snapshot of its own.
 
-        The answer should have few rows.
+        Each query is SQL and its parameters; its answer should have few rows.
         """
         self.check_open()
-        return await asyncio.to_thread(self._count, sql, parameters)
+        return await asyncio.to_thread(self._count, queries)
 
-    def _count(self, sql: str, parameters: Any) -> list[Any]:
+    def _count(self, queries: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
         try:
             connection = _connect(self.path, self._busy_timeout_s)
             try:
-                return connection.execute(sql, parameters).fetchall()
+                connection.execute("BEGIN")
+                return [connection.execute(*query).fetchall() for query in queries]
             finally:
                 connection.close()
         except sqlite3.Error as error:
