@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeVar
 
 import structlog
 
@@ -34,10 +33,9 @@ from amends.errors import (
 )
 from amends.sagas.dispatch import Dispatcher
 from amends.sagas.execution import ActivityMap
+from amends.sagas.outside import outside_tasks
 from amends.sagas.turn import Inbound, Live, SagaMap, Turn, TurnTaker
 from amends.stores.port import EventStore
-
-T = TypeVar("T")
 
 log = structlog.get_logger("amends.orchestrator")
 
@@ -184,7 +182,7 @@ class Orchestrator:
         if live is None:
             return []
         try:
-            turn = await _outside_tasks(lambda: self._turns.take(live, inbound, self._clock.now()))
+            turn = await outside_tasks(lambda: self._turns.take(live, inbound, self._clock.now()))
             await self._committer.commit(turn.commit)
         except BaseException:
             live.discard()
@@ -223,7 +221,7 @@ class Orchestrator:
         records = await self._store.read(instance.stream)
         if records:
             try:
-                return await _outside_tasks(lambda: self._turns.load(instance, records))
+                return await outside_tasks(lambda: self._turns.load(instance, records))
             except (InvalidJournal, DecodeError) as error:
                 await self._put_all_aside(inbound, "unreadable journal", str(error))
                 return None
@@ -242,24 +240,3 @@ def _again(item: Inbound) -> Inbound:
     """The append may have happened: if so, this duplicate must re-drive."""
     delivery = item.delivery
     return Inbound(delivery._replace(count=delivery.count + 1), item.message)
-
-
-def _outside_tasks(function: Callable[[], T]) -> asyncio.Future[T]:
-    """Run a function in a callback of the loop, where no task is running: the tasks of a saga's
-    own loop run inside it, and Python 3.14 keeps one running task per thread.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as error:
-            if not future.cancelled():
-                future.set_exception(error)
-        else:
-            if not future.cancelled():
-                future.set_result(result)
-
-    loop.call_soon(run)
-    return future
