@@ -20,6 +20,8 @@ import pytest
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
+from tests.docs.console import Console
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("compose/*.md")])
 each_document = pytest.mark.parametrize(
@@ -44,17 +46,45 @@ class SkipWithReason(SkipParser):
             yield region
 
 
+def save_file(example: Example) -> None:
+    """A Python block that begins with `# file: name.py` is also that file."""
+    first, _, rest = example.parsed.partition("\n")
+    if name := re.fullmatch(r"# file: (\w+\.py)", first.strip()):
+        Path(name[1]).write_text(rest)
+
+
+class SavingPythonParser(PythonCodeBlockParser):
+    """Runs a block, and saves it if it is a file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        run = self.codeblock_parser.evaluate
+
+        def save_and_run(example: Example) -> None:
+            save_file(example)
+            run(example)
+
+        self.codeblock_parser.evaluate = save_and_run
+
+
 def check_commands(example: Example) -> None:
     """A shell block (every line, or in a console block what follows `$`) names real targets."""
     for command in re.findall(r"^(?:\$ )?make ([a-z]+)", example.parsed, re.MULTILINE):
         assert command in MAKE_TARGETS, f"there is no `make {command}`"
 
 
+def run_commands(example: Example) -> None:
+    """A console block is typed in, and must print what it shows."""
+    check_commands(example)
+    example.namespace["__console__"].run_block(example.parsed)
+
+
 PARSE = Sybil(
     [
         SkipWithReason(),
-        PythonCodeBlockParser(),
-        *(CodeBlockParser(language, check_commands) for language in ("bash", "console", "sh")),
+        SavingPythonParser(),
+        CodeBlockParser("console", run_commands),
+        *(CodeBlockParser(language, check_commands) for language in ("bash", "sh")),
     ]
 ).parse
 
@@ -63,11 +93,15 @@ def run(path: Path) -> None:
     """Run a document's blocks in order. Raises what the first failing one raises."""
     document = PARSE(path)
     document.namespace = sys.modules["__main__"].__dict__
-    for example in document.examples():
-        try:
-            example.evaluate()
-        except SkipTest:
-            continue
+    console = document.namespace["__console__"] = Console()
+    try:
+        for example in document.examples():
+            try:
+                example.evaluate()
+            except SkipTest:
+                continue
+    finally:
+        console.close()
 
 
 @pytest.fixture(autouse=True)
