@@ -1,0 +1,56 @@
+"""The command line: `amends`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from amends.cli import acting, checking, dead, dev, following, listing, showing, start
+from amends.cli.exits import EXIT_CODES_HELP, Group, leave, set_debug
+from amends.cli.logs import LogLevel, configure_logs
+
+app = typer.Typer(
+    name="amends",
+    cls=Group,
+    no_args_is_help=True,
+    epilog=EXIT_CODES_HELP,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# In the order of the help.
+for module in (dev, start, listing, showing, acting, following, checking):
+    app.add_typer(module.router)
+app.add_typer(dead.router)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"amends {version('amends')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Durable execution for Python: run sagas, and look after them.
+
+    Results go to stdout, everything else to stderr. With --json, stdout carries one JSON object
+    per line. Times are UTC.
+    """
+    set_debug(debug)
+    configure_logs(LogLevel.DEBUG if debug else LogLevel.WARNING)
+
+
+def main() -> None:
+    """Run the command line, and end the process with its exit code."""
+    try:
+        app(prog_name="amends")
+    except SystemExit as end:
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))

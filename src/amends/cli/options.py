@@ -1,0 +1,72 @@
+"""Options and arguments that many verbs share, so that they mean the same everywhere."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+import typer
+from pydantic_core import from_json
+
+from amends.domain.ids import InstanceId
+from amends.errors import UsageError
+
+AppName = Annotated[str, typer.Argument(metavar="APP", help="The application: module:attribute.")]
+InstanceName = Annotated[str, typer.Argument(metavar="ID", help="The saga instance: saga/id.")]
+Db = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="FILE",
+        help="The store's file. Default: AMENDS_STORE, or amends.db here.",
+        show_default=False,
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON, one object per line, and nothing else.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Who = Annotated[
+    str | None,
+    typer.Option("--who", metavar="NAME", help="Who decided. Default: your login name."),
+]
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_instance(name: str) -> InstanceId:
+    """The instance that an argument names. Raises BadParameter."""
+    try:
+        return InstanceId.parse(name)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def parse_age(text: str) -> timedelta:
+    """A span of time: 90s, 30m, 1h, 2d, 1w. Raises BadParameter."""
+    match = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no span of time; write 90s, 30m, 1h, 2d or 1w")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def parse_json(text: str, what: str) -> Any:
+    """A JSON value from the command line. Raises BadParameter with the place of the fault."""
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{what} is not JSON: {error}. A text is JSON in double quotes: '\"like this\"'"
+        ) from None
+
+
+def who_or_login(who: str | None) -> str:
+    """Whose name goes on record. Raises BadParameter when there is none."""
+    if who is not None:
+        return who
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container with a nameless user
+        raise typer.BadParameter("your login has no name; say --who NAME") from None

@@ -1,0 +1,263 @@
+"""Saga instances at a glance: a small summary of each, folded from its journal.
+
+Nothing is kept between two looks: what is asked for is read from the log when it is asked for,
+newest instance first, so that the first page of a long list costs no more than of a short one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from amends.domain import events as e
+from amends.domain.envelope import RecordedEvent
+from amends.domain.ids import JOURNAL_PREFIX, InstanceId, Position
+from amends.domain.status import Status
+from amends.errors import AmendsError, DecodeError, InvalidJournal
+from amends.sagas import journal
+from amends.stores.port import EventFilter, EventStore
+
+#: Instances that are looked up at a time, and journals read at once.
+INSTANCES_PAGE: Final = 32
+#: Events of one journal that are in memory at a time.
+EVENTS_PAGE: Final = 500
+
+
+@dataclass(slots=True)
+class OpenStep:
+    """A step that is not over: where it stands, and the last error of its attempts."""
+
+    seq: int
+    activity: str
+    kind: e.StepKind
+    scheduled_at: datetime
+    failed_attempts: int = 0
+    retry_at: datetime | None = None
+    parked: bool = False
+    doubtful: bool = False
+    error: e.ErrorInfo | None = None
+
+    @property
+    def attempt(self) -> int:
+        """The attempt that is running or due next; of a parked step, the last one it had."""
+        return max(1, self.failed_attempts + (not self.parked))
+
+
+class SagaSummary:
+    """One instance, without its inputs and results. Feed it the journal with `take`."""
+
+    __slots__ = (
+        "_at",
+        "_compensating",
+        "_error",
+        "_final",
+        "_open",
+        "_stalled",
+        "_timers",
+        "events",
+        "fault",
+        "instance",
+        "started_at",
+        "updated_at",
+    )
+
+    def __init__(self, instance: InstanceId, started_at: datetime) -> None:
+        self.instance = instance
+        self.started_at = started_at
+        self.updated_at = started_at
+        self.events = 0
+        self.fault: AmendsError | None = None
+        """Why the journal could not be read to its end; all else is then what stands before it."""
+        self._at = started_at
+        self._open: dict[int, OpenStep] = {}
+        self._timers: dict[int, datetime] = {}
+        self._compensating = False
+        self._final: Status | None = None
+        self._stalled: e.ErrorInfo | None = None
+        self._error: e.ErrorInfo | None = None
+
+    # --- what it says
+
+    @property
+    def state(self) -> Status:
+        """The one word for where the instance stands."""
+        if self._final is not Status.TERMINATED and self.parked:
+            return Status.PARKED
+        if self._final is not None:
+            return self._final
+        if self._stalled is not None:
+            return Status.STALLED
+        return Status.COMPENSATING if self._compensating else Status.RUNNING
+
+    @property
+    def parked(self) -> list[OpenStep]:
+        """The steps that wait for a person, by number."""
+        return [step for step in self._open.values() if step.parked]
+
+    @property
+    def step(self) -> OpenStep | None:
+        """The step that the instance is at: a parked one, else the latest that is open."""
+        return next(iter(self.parked), None) or next(reversed(self._open.values()), None)
+
+    @property
+    def next_timer(self) -> datetime | None:
+        """When the next timer of the saga is due."""
+        return None if self._final else min(self._timers.values(), default=None)
+
+    @property
+    def error(self) -> e.ErrorInfo | None:
+        """What is wrong now, or what the instance ended with; None once all went well."""
+        step = self.step
+        if self._stalled is not None and self._final is None:
+            return self._stalled
+        if step is not None and step.error is not None:
+            return step.error
+        return self._error
+
+    # --- the fold
+
+    def take(self, records: Iterable[RecordedEvent]) -> None:
+        """Take the journal's next events, up to one that cannot be read: that is the `fault`."""
+        try:
+            for record in records:
+                if self.fault is None:
+                    self._apply(record)
+        except (DecodeError, InvalidJournal) as error:
+            self.fault = error
+
+    def _apply(self, record: RecordedEvent) -> None:
+        journal.check_sequence([record], first=self.events)
+        event = journal.decode(record)
+        self.events += 1
+        self.updated_at = record.recorded_at
+        if isinstance(event, e.InputEvent):
+            self._at = event.at
+        if isinstance(event, e.StepScheduled):
+            self._open[event.seq] = OpenStep(
+                event.seq, event.activity, event.kind, record.recorded_at
+            )
+        elif isinstance(event, _ABOUT_STEPS):
+            step = self._open.get(event.seq)
+            if step is not None and _is_over(step, event, self._at):
+                del self._open[event.seq]
+        else:
+            self._apply_to_whole(event)
+
+    def _apply_to_whole(self, event: e.JournalEvent) -> None:
+        match event:
+            case e.TimerStarted():
+                self._timers[event.seq] = event.due
+            case e.TimerFired() | e.TimerCancelled():
+                self._timers.pop(event.seq, None)
+            case e.CompensationStarted():
+                self._compensating = True
+                self._error = event.error
+            case e.SagaCompleted() | e.SagaCancelled():
+                self._final = _FINAL[type(event)]
+                self._error = None
+            case e.SagaCompensated() | e.SagaFailed():
+                self._final = _FINAL[type(event)]
+                self._error = event.error
+            case e.SagaTerminated():
+                self._final = Status.TERMINATED
+                self._error = e.ErrorInfo(type="Terminated", message=f"by {event.who}: {event.why}")
+            case e.SagaStalled():
+                self._stalled = event.error
+            case e.SagaResumed():
+                self._stalled = None
+
+
+_FINAL: Final[dict[type[e.JournalEvent], Status]] = {
+    e.SagaCompleted: Status.COMPLETED,
+    e.SagaCompensated: Status.COMPENSATED,
+    e.SagaFailed: Status.FAILED,
+    e.SagaCancelled: Status.CANCELLED,
+}
+
+_StepEvent = (
+    e.StepCompleted
+    | e.StepAttemptFailed
+    | e.StepFailed
+    | e.StepUnknown
+    | e.StepParked
+    | e.StepResolved
+    | e.StepReportedLate
+    | e.StepAbandoned
+)
+_ABOUT_STEPS: Final = (
+    e.StepCompleted,
+    e.StepAttemptFailed,
+    e.StepFailed,
+    e.StepUnknown,
+    e.StepParked,
+    e.StepResolved,
+    e.StepReportedLate,
+    e.StepAbandoned,
+)
+
+
+def _is_over(step: OpenStep, event: _StepEvent, at: datetime) -> bool:
+    """Whether a step is over with this event; if not, what the event says is taken over."""
+    match event:
+        case e.StepAttemptFailed():
+            step.failed_attempts = event.attempt
+            step.retry_at = event.retry_at
+            step.error = event.error
+            return False
+        case e.StepUnknown():
+            step.error = event.error
+            step.retry_at = None
+            step.parked = event.then is e.AfterUnknown.PARK
+            return event.then is e.AfterUnknown.RAISE
+        case e.StepParked():
+            step.error = event.error
+            step.retry_at = None
+            step.parked = True
+            return False
+        case e.StepResolved():
+            step.parked = False
+            return event.resolution is not e.Resolution.RETRY
+        case e.StepReportedLate():
+            return event.completed
+        case e.StepAbandoned():
+            return step.retry_at is not None and step.retry_at > at
+    return True
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+async def newest_first(
+    store: EventStore, *, saga: str | None = None, started_before: datetime | None = None
+) -> AsyncIterator[SagaSummary]:
+    """The instances of the log, the last to be started first.
+
+    Memory is bounded by a page of instances. An instance whose journal cannot be read is among
+    them, with its `fault`.
+    """
+    prefix = JOURNAL_PREFIX if saga is None else InstanceId(saga, "").stream
+    filter = EventFilter((prefix,), (e.SagaStarted.__name__,))
+    before: Position | None = None
+    while page := await store.read_all_backwards(before, filter=filter, limit=INSTANCES_PAGE):
+        before = page[-1].position
+        wanted = [
+            summarise(store, instance, record.recorded_at)
+            for record in page
+            if (instance := InstanceId.of_stream(record.stream)) is not None
+            and (started_before is None or record.recorded_at < started_before)
+        ]
+        for summary in await asyncio.gather(*wanted):
+            yield summary
+
+
+async def summarise(store: EventStore, instance: InstanceId, started_at: datetime) -> SagaSummary:
+    """The summary of one instance, by its journal as it is now."""
+    summary = SagaSummary(instance, started_at)
+    while summary.fault is None and (
+        page := await store.read(instance.stream, start=summary.events, limit=EVENTS_PAGE)
+    ):
+        summary.take(page)
+    return summary
