@@ -48,23 +48,9 @@ class SkipWithReason(SkipParser):
 
 def save_file(example: Example) -> None:
     """A Python block that begins with `# file: name.py` is also that file."""
-    first, _, rest = example.parsed.partition("\n")
+    first, _, rest = str(example.parsed).partition("\n")
     if name := re.fullmatch(r"# file: (\w+\.py)", first.strip()):
         Path(name[1]).write_text(rest)
-
-
-class SavingPythonParser(PythonCodeBlockParser):
-    """Runs a block, and saves it if it is a file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        run = self.codeblock_parser.evaluate
-
-        def save_and_run(example: Example) -> None:
-            save_file(example)
-            run(example)
-
-        self.codeblock_parser.evaluate = save_and_run
 
 
 def check_commands(example: Example) -> None:
@@ -82,7 +68,7 @@ def run_commands(example: Example) -> None:
 PARSE = Sybil(
     [
         SkipWithReason(),
-        SavingPythonParser(),
+        PythonCodeBlockParser(),
         CodeBlockParser("console", run_commands),
         *(CodeBlockParser(language, check_commands) for language in ("bash", "sh")),
     ]
@@ -96,6 +82,7 @@ def run(path: Path) -> None:
     console = document.namespace["__console__"] = Console()
     try:
         for example in document.examples():
+            save_file(example)
             try:
                 example.evaluate()
             except SkipTest:
