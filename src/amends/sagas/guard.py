@@ -76,10 +76,6 @@ _NOT_THE_SAGA: Final = {
     *("linecache", "traceback", "logging", "bdb", "pdb", "weakref", "zoneinfo"),
 }
 _ENGINE: Final = "amends.sagas."
-_LIBRARIES: Final = tuple(
-    sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
-
 #: The turns that are running now, by thread.
 _turns: Final[dict[int, saga_turn]] = {}
 _install_lock: Final = threading.Lock()
@@ -168,5 +164,9 @@ def _is_program_data(args: tuple[Any, ...]) -> bool:
     if path.startswith("<"):
         return True  # a SyntaxError of compile() looks for its line, in "<string>" too
     zoneinfo = sys.modules.get("zoneinfo")
-    zones: tuple[str, ...] = zoneinfo.TZPATH if zoneinfo is not None else ()
-    return os.path.abspath(path).startswith((*_LIBRARIES, *(z + os.sep for z in zones)))
+    folders = [
+        *(each for each in sys.path if each.endswith(("site-packages", "dist-packages"))),
+        *(sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")),
+        *(zoneinfo.TZPATH if zoneinfo is not None else ()),
+    ]
+    return os.path.abspath(path).startswith(tuple(each + os.sep for each in folders))

@@ -13,9 +13,11 @@ from asyncio import all_tasks
 from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
+from decimal import Decimal
 from itertools import chain
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final, get_type_hints
+from uuid import UUID
 
 from amends.sagas.lint_names import UNKNOWN, Comprehension, Names, Scope, expression
 
@@ -23,8 +25,11 @@ _SETS: Final = {set, frozenset, weakref.WeakSet}
 _SET_METHODS: Final = {"copy", "difference", "intersection", "symmetric_difference", "union"}
 _SET_OPERATORS: Final = (ast.Sub, ast.BitAnd, ast.BitOr, ast.BitXor)
 _SET_ANNOTATION: Final = {"set", "frozenset", "Set", "FrozenSet", "AbstractSet", "MutableSet"}
-#: Sets of these are in order.
-_ORDERED_NAMES: Final = {"Task", "Future", "int", "float", "bool"}
+#: Hashed by their value, without a seed: sets of these have the same order everywhere.
+_NUMBERS: Final = (int, float, Decimal, UUID)
+_NUMBER_NAMES: Final = {"int", "float", "bool", "Decimal", "UUID"}
+#: Hashed by their number in the loop; which is so whatever their result is.
+_TASK_NAMES: Final = {"Task", "Future"}
 
 #: What makes something ordered of its first argument, or of each.
 _ORDERING: Final = {list, tuple, iter, enumerate, zip, map, filter, deque, chain, reversed}
@@ -191,7 +196,7 @@ class Sets:
         found = self._names.resolve(node, scope)
         if found is not None and isinstance(found.value, set | frozenset):
             fixed = isinstance(found.value, frozenset)
-            return not all(isinstance(each, int | float) for each in found.value) and not (
+            return not all(isinstance(each, _NUMBERS) for each in found.value) and not (
                 fixed and len(found.value) < 2
             )
         if isinstance(node, ast.Attribute) and (found is None or found.value is UNKNOWN):
@@ -275,8 +280,18 @@ def _is_set_annotation(node: ast.expr) -> bool:
     name, held = node, node
     if isinstance(node, ast.Subscript):
         name, held = node.value, node.slice
-    held_names = {_last_name(each) for each in ast.walk(held)}
-    return _last_name(name) in _SET_ANNOTATION and not held_names & _ORDERED_NAMES
+    held_names = set(_names_in(held))
+    in_order = bool(held_names & _TASK_NAMES) or held_names <= _NUMBER_NAMES
+    return _last_name(name) in _SET_ANNOTATION and not in_order
+
+
+def _names_in(node: ast.AST) -> Iterator[str]:
+    name = _last_name(node)
+    if name is not None:
+        yield name
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _names_in(child)
 
 
 def _last_name(node: ast.AST) -> str | None:
@@ -300,5 +315,5 @@ def _is_set_type(type_: Any) -> bool:
     return (
         isinstance(origin, type)
         and issubclass(origin, AbstractSet)
-        and not any(each in (int, float, bool) for each in arguments)
+        and not (arguments and all(each in (*_NUMBERS, bool) for each in arguments))
     )

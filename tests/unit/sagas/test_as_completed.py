@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from amends.sagas import as_completed as repairs
+from amends.sagas.loop import SagaLoop
 
 ORIGINAL = inspect.unwrap(asyncio.as_completed)
 
@@ -75,6 +76,21 @@ def test_tasks_start_in_the_given_order_on_a_sagas_loop(count: int) -> None:
     done = run(results(asyncio.as_completed, workers.in_set_order[::-1]))
     assert workers.started == given
     assert done == given
+
+
+def test_and_so_they_do_on_the_engines_own_loop() -> None:
+    class NoTimers:
+        def timer_started(self, due_s: float) -> int:
+            raise AssertionError
+
+        def timer_cancelled(self, seq: int) -> None:
+            raise AssertionError
+
+    workers = Workers(60)
+    loop = SagaLoop("saga/1", NoTimers())  # type: ignore[abstract] # the rest is set on the class
+    task = loop.create_task(results(asyncio.as_completed, workers.in_set_order[::-1]))
+    loop.run_ready()
+    assert task.result() == workers.started == workers.numbers[::-1]
 
 
 def test_the_original_would_start_them_in_the_order_of_a_set() -> None:

@@ -181,6 +181,8 @@ PAIRS = [
     ("for x in WORDS: pass", "sorted", "'a' in WORDS"),
     ("for x in NAMES: pass", "sorted", "WORDS = [1]\nfor x in WORDS: pass"),
     ("s: set[str] = order\nlist(s)", "sorted", "s: set[int] = order\nlist(s)"),
+    ("s: set[int | str] = order\nlist(s)", "sorted", "s: set[uuid.UUID] = order\nlist(s)"),
+    ("s: set = order\nlist(s)", "sorted", "s: set[asyncio.Task[str]] = order\nlist(s)"),
     ("def f(s: set[str]): return list(s)", "sorted", "def f(s: list[str]): return list(s)"),
     ("for x in asyncio.all_tasks(): pass", "sorted", "len(asyncio.all_tasks())"),
     (
