@@ -1,4 +1,4 @@
-"""Tests marked `virtual_time` run on an event loop that skips waiting."""
+"""Virtual time for the tests that are marked so, and assertions that explain themselves."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -9,6 +9,8 @@ from amends.testing.clock import VirtualClock, VirtualTimeLoop, virtual_clock
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Before they are imported: failed assertions of the contract suites then explain themselves.
+    pytest.register_assert_rewrite("amends.testing.contracts")
     config.addinivalue_line("markers", "virtual_time: run the test and its fixtures in no time")
 
 
