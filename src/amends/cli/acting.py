@@ -35,7 +35,7 @@ def signal(
     id: InstanceName,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The signal's name.")],
     payload: Annotated[
-        str, typer.Argument(metavar="[PAYLOAD]", help="What it carries, as JSON.")
+        str, typer.Argument(metavar="PAYLOAD", help="What it carries, as JSON.")
     ] = "null",
     db: Db = None,
     json: Json = False,
@@ -73,7 +73,7 @@ def cancel(
             await client.handle(instance.saga, instance.id).cancel(who=name, why=why)
 
     run(act())
-    _sent(instance, "cancel", "cancel requested: what it did is undone", json=json, who=name)
+    _sent(instance, "cancel", "cancel requested, what it did is undone", json=json, who=name)
 
 
 @router.command()
@@ -174,4 +174,4 @@ def _sent(instance: InstanceId, action: str, text: str, *, json: bool, **more: A
     if json:
         emit({"instance": str(instance), "action": action, "sent": True, **more})
     else:
-        note(f"{instance}: {text}. It is durable, and acted upon by the engine when one runs.")
+        note(f"{instance}: {text} (durable; acted upon when an engine runs)")

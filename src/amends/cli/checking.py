@@ -46,7 +46,7 @@ class Verdict(NamedTuple):
 def replay(
     app: AppName,
     id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The saga instance: saga/id.")
+        str | None, typer.Argument(metavar="ID", help="The saga instance: saga/id.")
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="Every instance of the store.")] = False,
     saga: Annotated[str | None, typer.Option(help="With --all: only this saga's.")] = None,

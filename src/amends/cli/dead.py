@@ -32,7 +32,7 @@ Reason = Annotated[
 ]
 Ids = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[ID]...", help="Their ids, or how they begin.", show_default=False),
+    typer.Argument(metavar="ID...", help="Their ids, or how they begin.", show_default=False),
 ]
 All = Annotated[bool, typer.Option("--all", help="All of them, or all that fit.")]
 

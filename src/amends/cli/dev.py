@@ -54,11 +54,11 @@ def dev(
 async def _serve(name: str, app: App, settings: Settings, *, json: bool) -> None:
     with _threads():
         async with open_backend(settings, engine=True) as backend:
-            stopping = _stop_on_signals()
-            async with Engine(app, backend, settings) as engine:
-                _announce(name, app, settings, json=json)
-                await _until_stopped(engine, stopping)
-                log.info("engine_stopping", grace_s=settings.shutdown_grace_s)
+            with _stop_signals() as stopping:
+                async with Engine(app, backend, settings) as engine:
+                    _announce(name, app, settings, json=json)
+                    await _until_stopped(engine, stopping)
+                    log.info("engine_stopping", grace_s=settings.shutdown_grace_s)
 
 
 async def _until_stopped(engine: Engine, stopping: asyncio.Event) -> None:
@@ -87,7 +87,8 @@ def _threads() -> Iterator[None]:
         loop.set_default_executor(ThreadPoolExecutor())
 
 
-def _stop_on_signals() -> asyncio.Event:
+@contextmanager
+def _stop_signals() -> Iterator[asyncio.Event]:
     """The event of the first signal; the second one ends the process on the spot.
 
     Not the loop's own signal handlers: an activity that blocks the loop would block them too.
@@ -104,9 +105,14 @@ def _stop_on_signals() -> asyncio.Event:
             os._exit(128 + number)
         loop.call_soon_threadsafe(stopping.set)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, on_signal)
-    return stopping
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _announce(name: str, app: App, settings: Settings, *, json: bool) -> None:

@@ -38,19 +38,16 @@ def hints_for(summary: SagaSummary, now: datetime) -> Iterator[RenderableType]:
 
 
 def _parked(summary: SagaSummary, step: OpenStep) -> Iterator[RenderableType]:
-    done = "undone" if step.kind is StepKind.UNDO else "done"
+    is_undo = step.kind is StepKind.UNDO
+    done, result = ("undone", "") if is_undo else ("done", " --result JSON")
     error = "" if step.error is None else f": {step.error.type}: {step.error.message}"
     yield _title(Status.PARKED, f"step {step.seq} ({step.activity}) waits for you{error}")
     resolve = f"amends resolve {quote(str(summary.instance))}"
     only = "" if len(summary.parked) == 1 else f" --step {step.seq}"
-    skipped = (
-        "leave its effect as it is"
-        if step.kind is StepKind.UNDO
-        else "go on as if it had not been done"
-    )
+    skipped = "leave the effect as it is" if is_undo else "go on as if it had not been done"
     yield _commands(
         (f"{resolve} retry{only} --why …", "try again, with attempts anew"),
-        (f"{resolve} complete{only} --result JSON --why …", f"you saw to it: it is {done}"),
+        (f"{resolve} complete{only}{result} --why …", f"you saw to it by hand: it is {done}"),
         (f"{resolve} skip{only} --why …", skipped),
     )
 

@@ -24,6 +24,8 @@ router = typer.Typer()
 
 #: A message that waits in an inbox for longer means that nobody takes it.
 IDLE_S: Final = 30
+#: Of what an instance is at, and what is wrong; `amends show` has all of it.
+AT_CHARS_MAX: Final = 80
 
 
 @router.command("list")
@@ -78,9 +80,7 @@ async def _list(
 
 
 def _table(summaries: list[SagaSummary], now: datetime) -> Any:
-    made = table("instance", "state", "at", "started (UTC)", "idle", right=("idle",))
-    made.columns[0].ratio = 3
-    made.columns[2].ratio = 4
+    made = table("instance", "state", "at", "age", "idle", right=("age", "idle"))
     for column in (1, 3, 4):
         made.columns[column].no_wrap = True
     for summary in summaries:
@@ -88,7 +88,7 @@ def _table(summaries: list[SagaSummary], now: datetime) -> Any:
             Text(str(summary.instance)),
             state_text(state_of(summary)),
             _where(summary),
-            stamp(summary.started_at),
+            span(now - summary.started_at),
             span(now - summary.updated_at),
         )
     return made
@@ -109,7 +109,7 @@ def _where(summary: SagaSummary) -> Text:
     if summary.error is not None:
         text.append(": " if text else "")
         text.append(clean(f"{summary.error.type}: {summary.error.message}"), style="red")
-    text.truncate(120, overflow="ellipsis")
+    text.truncate(AT_CHARS_MAX, overflow="ellipsis")
     return text
 
 

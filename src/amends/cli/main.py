@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog=EXIT_CODES_HELP,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # In the order of the help.

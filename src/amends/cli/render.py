@@ -40,7 +40,9 @@ def state_of(summary: SagaSummary) -> Status | str:
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """A table without lines; the columns `right` are numbers."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="dim")
+    made = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="dim"
+    )
     for name in columns:
         made.add_column(
             name, justify="right" if name in right else "left", overflow="fold", min_width=4

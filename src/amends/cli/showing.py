@@ -48,7 +48,7 @@ def show_(
         for record in records:
             emit(event_json(record))
         return
-    summary = SagaSummary(instance, records[0].recorded_at)
+    summary = SagaSummary(instance)
     summary.take(records)
     show(_header(summary, records[0], now))
     show(_story(Timeline(whole=full).lines(records)))

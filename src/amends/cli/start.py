@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import uuid4
 
 import typer
@@ -19,12 +20,17 @@ from amends.cli.options import AppName, Db, Json, parse_json
 from amends.cli.output import busy, clean, emit, note, show
 from amends.cli.render import compact, state_text
 from amends.client import Client, Handle
-from amends.domain.ids import check_id
+from amends.domain.events import SagaStalled, StepParked, StepUnknown
+from amends.domain.ids import InstanceId, check_id
 from amends.domain.status import Ending, Status
 from amends.errors import InvalidPayload, StartUnconfirmed, UsageError
+from amends.projections.sagas import summarise
 from amends.sagas.definition import Saga
+from amends.stores.port import EventFilter
 
 router = typer.Typer()
+
+_TROUBLE: Final = tuple(kind.__name__ for kind in (SagaStalled, StepParked, StepUnknown))
 
 
 @router.command()
@@ -33,7 +39,7 @@ def start(
     saga: Annotated[str, typer.Argument(metavar="SAGA", help="The saga's name.")],
     input: Annotated[
         str | None,
-        typer.Argument(metavar="[INPUT]", help="JSON, @file with JSON, or - for stdin."),
+        typer.Argument(metavar="INPUT", help="JSON, @file with JSON, or - for stdin."),
     ] = None,
     id: Annotated[
         str | None,
@@ -93,6 +99,7 @@ async def _start(
 
 
 async def _wait(client: Client, handle: Handle[Any], timeout_s: float | None) -> Ending:
+    telling = asyncio.create_task(_tell_of_trouble(client, handle.instance))
     try:
         with busy(f"waiting for {handle.instance} to end"):
             return await client.wait_for_end(handle.instance, timeout_s)
@@ -102,6 +109,22 @@ async def _wait(client: Client, handle: Handle[Any], timeout_s: float | None) ->
             f"amends show {handle.instance}",
             Exit.NOT_COMPLETED,
         ) from None
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell_of_trouble(client: Client, instance: InstanceId) -> None:
+    """Say so when the instance begins to wait for somebody: it may never end by itself."""
+    store = client.backend.store
+    trouble = store.subscribe(await store.end(), filter=EventFilter((instance.stream,), _TROUBLE))
+    while True:
+        summary = await summarise(store, instance)
+        if summary.state in (Status.PARKED, Status.STALLED):
+            error = "" if summary.error is None else f": {summary.error.message}"
+            note(f"{instance} is {summary.state}{error}. See: amends show {instance}")
+        while (await anext(trouble)).stream != instance.stream:
+            pass  # another instance, whose id begins the same
 
 
 def _say_started(handle: Handle[Any], *, confirmed: bool, json: bool) -> None:

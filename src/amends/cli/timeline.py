@@ -51,6 +51,7 @@ class Timeline:
         self._whole = whole
         self._steps: dict[int, _Step] = {}
         self._began: datetime | None = None
+        self._told: tuple[str, str] | None = None
 
     def lines(self, records: Iterable[RecordedEvent]) -> list[Line]:
         """The lines of events that follow those told before."""
@@ -119,7 +120,7 @@ class Timeline:
                 return Line(at, seq, "‖", what, self._error(event.error), _WAITS)
             case e.StepResolved():
                 value = "" if event.result is None else self._value(event.result)
-                what = f"{name}: {event.resolution}, decided {event.who}: {event.why}"
+                what = f"{name} resolved by {event.who}, {event.resolution}: {event.why}"
                 return Line(at, seq, "!", what, value)
             case e.StepReportedLate():
                 said = "it did happen" if event.completed else "it did not happen"
@@ -193,11 +194,13 @@ class Timeline:
                 value = "" if event.result is None else self._value(event.result)
                 return Line(at, None, "■", f"completed ({took})", value, f"bold {_GOOD}")
             case e.SagaCompensated():
-                error = self._error(event.error)
+                error = self._error(event.error, again=True)
                 return Line(at, None, "■", f"compensated ({took})", error, f"bold {_UNDO}")
             case e.SagaFailed():
                 what = f"failed, with nothing to undo ({took})"
-                return Line(at, None, "■", what, self._error(event.error), f"bold {_BAD}")
+                return Line(
+                    at, None, "■", what, self._error(event.error, again=True), f"bold {_BAD}"
+                )
             case e.SagaCancelled():
                 what = f"cancelled, {event.undone} undone ({took})"
                 return Line(at, None, "■", what, "", f"bold {_UNDO}")
@@ -211,7 +214,11 @@ class Timeline:
     def _value(self, value: Any) -> str:
         return compact(value, self._chars_max)
 
-    def _error(self, error: e.ErrorInfo) -> str:
+    def _error(self, error: e.ErrorInfo, *, again: bool = False) -> str:
+        """An error; nothing if it was told just before."""
+        told, self._told = self._told, (error.type, error.message)
+        if told == self._told and not again:
+            return ""
         if self._whole and error.traceback:
             return error.traceback.rstrip()
         return f"{error.type}: {error.message}"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from amends.domain import events as e
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import JOURNAL_PREFIX, InstanceId, Position
-from amends.domain.status import Status
+from amends.domain.status import Status, ending_of
 from amends.errors import AmendsError, DecodeError, InvalidJournal
 from amends.sagas import journal
 from amends.stores.port import EventFilter, EventStore
@@ -25,6 +25,8 @@ INSTANCES_PAGE: Final = 32
 #: Events of one journal that are in memory at a time.
 EVENTS_PAGE: Final = 500
 
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
 
 @dataclass(slots=True)
 class OpenStep:
@@ -33,11 +35,9 @@ class OpenStep:
     seq: int
     activity: str
     kind: e.StepKind
-    scheduled_at: datetime
     failed_attempts: int = 0
     retry_at: datetime | None = None
     parked: bool = False
-    doubtful: bool = False
     error: e.ErrorInfo | None = None
 
     @property
@@ -64,14 +64,13 @@ class SagaSummary:
         "updated_at",
     )
 
-    def __init__(self, instance: InstanceId, started_at: datetime) -> None:
+    def __init__(self, instance: InstanceId) -> None:
         self.instance = instance
-        self.started_at = started_at
-        self.updated_at = started_at
+        self.started_at = self.updated_at = _NEVER
         self.events = 0
         self.fault: AmendsError | None = None
         """Why the journal could not be read to its end; all else is then what stands before it."""
-        self._at = started_at
+        self._at = _NEVER
         self._open: dict[int, OpenStep] = {}
         self._timers: dict[int, datetime] = {}
         self._compensating = False
@@ -131,14 +130,14 @@ class SagaSummary:
     def _apply(self, record: RecordedEvent) -> None:
         journal.check_sequence([record], first=self.events)
         event = journal.decode(record)
-        self.events += 1
         self.updated_at = record.recorded_at
+        if self.events == 0:
+            self.started_at = record.recorded_at
+        self.events += 1
         if isinstance(event, e.InputEvent):
             self._at = event.at
         if isinstance(event, e.StepScheduled):
-            self._open[event.seq] = OpenStep(
-                event.seq, event.activity, event.kind, record.recorded_at
-            )
+            self._open[event.seq] = OpenStep(event.seq, event.activity, event.kind)
         elif isinstance(event, _ABOUT_STEPS):
             step = self._open.get(event.seq)
             if step is not None and _is_over(step, event, self._at):
@@ -147,6 +146,10 @@ class SagaSummary:
             self._apply_to_whole(event)
 
     def _apply_to_whole(self, event: e.JournalEvent) -> None:
+        ending = ending_of(event)
+        if ending is not None:
+            self._final, self._error = ending.status, ending.error
+            return
         match event:
             case e.TimerStarted():
                 self._timers[event.seq] = event.due
@@ -155,27 +158,11 @@ class SagaSummary:
             case e.CompensationStarted():
                 self._compensating = True
                 self._error = event.error
-            case e.SagaCompleted() | e.SagaCancelled():
-                self._final = _FINAL[type(event)]
-                self._error = None
-            case e.SagaCompensated() | e.SagaFailed():
-                self._final = _FINAL[type(event)]
-                self._error = event.error
-            case e.SagaTerminated():
-                self._final = Status.TERMINATED
-                self._error = e.ErrorInfo(type="Terminated", message=f"by {event.who}: {event.why}")
             case e.SagaStalled():
                 self._stalled = event.error
             case e.SagaResumed():
                 self._stalled = None
 
-
-_FINAL: Final[dict[type[e.JournalEvent], Status]] = {
-    e.SagaCompleted: Status.COMPLETED,
-    e.SagaCompensated: Status.COMPENSATED,
-    e.SagaFailed: Status.FAILED,
-    e.SagaCancelled: Status.CANCELLED,
-}
 
 _StepEvent = (
     e.StepCompleted
@@ -244,7 +231,7 @@ async def newest_first(
     while page := await store.read_all_backwards(before, filter=filter, limit=INSTANCES_PAGE):
         before = page[-1].position
         wanted = [
-            summarise(store, instance, record.recorded_at)
+            summarise(store, instance)
             for record in page
             if (instance := InstanceId.of_stream(record.stream)) is not None
             and (started_before is None or record.recorded_at < started_before)
@@ -253,9 +240,9 @@ async def newest_first(
             yield summary
 
 
-async def summarise(store: EventStore, instance: InstanceId, started_at: datetime) -> SagaSummary:
+async def summarise(store: EventStore, instance: InstanceId) -> SagaSummary:
     """The summary of one instance, by its journal as it is now."""
-    summary = SagaSummary(instance, started_at)
+    summary = SagaSummary(instance)
     while summary.fault is None and (
         page := await store.read(instance.stream, start=summary.events, limit=EVENTS_PAGE)
     ):
