@@ -76,6 +76,7 @@ _NOT_THE_SAGA: Final = {
     *("linecache", "traceback", "logging", "bdb", "pdb", "weakref", "zoneinfo"),
 }
 _ENGINE: Final = "amends.sagas."
+_STDLIB: Final = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 #: The turns that are running now, by thread.
 _turns: Final[dict[int, saga_turn]] = {}
 _install_lock: Final = threading.Lock()
@@ -166,7 +167,7 @@ def _is_program_data(args: tuple[Any, ...]) -> bool:
     zoneinfo = sys.modules.get("zoneinfo")
     folders = [
         *(each for each in sys.path if each.endswith(("site-packages", "dist-packages"))),
-        *(sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")),
+        *_STDLIB,
         *(zoneinfo.TZPATH if zoneinfo is not None else ()),
     ]
     return os.path.abspath(path).startswith(tuple(each + os.sep for each in folders))
