@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import (
     BaseModel,
@@ -302,6 +302,7 @@ events = (
 )
 
 
+@settings(deadline=None)
 @given(events)
 def test_what_is_read_is_what_was_written(fact: BaseModel) -> None:
     known = registry()

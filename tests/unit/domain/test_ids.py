@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amends.domain.ids import (
@@ -23,6 +23,7 @@ names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.]{0,99}", fullmatch=True)
 ids = st.text(min_size=1, max_size=ID_CHARS_MAX).filter(str.isprintable)
 
 
+@settings(deadline=None)
 @given(names, ids)
 def test_an_instance_is_read_back_from_its_text_and_from_its_stream(saga: str, id: str) -> None:
     instance = InstanceId.of(saga, id)
@@ -30,6 +31,7 @@ def test_an_instance_is_read_back_from_its_text_and_from_its_stream(saga: str, i
     assert InstanceId.of_stream(instance.stream) == instance
 
 
+@settings(deadline=None)
 @given(names, ids)
 def test_a_stream_keeps_its_category_whatever_its_id(category: str, id: str) -> None:
     assert StreamName.of(category, id).category == category

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import (
     BaseModel,
@@ -164,6 +164,7 @@ TYPES: list[tuple[Any, st.SearchStrategy[Any]]] = [
 def test_what_comes_back_is_what_went_in(tp: Any, values: st.SearchStrategy[Any]) -> None:
     payload: Payload[Any] = Payload(tp)
 
+    @settings(deadline=None)
     @given(values)
     def round_trip(value: Any) -> None:
         raw = payload.to_json_value(value)
@@ -174,6 +175,7 @@ def test_what_comes_back_is_what_went_in(tp: Any, values: st.SearchStrategy[Any]
     round_trip()
 
 
+@settings(deadline=None)
 @given(json_values)
 def test_a_json_value_is_plain_json(value: Any) -> None:
     raw = Payload(Any).to_json_value(value)
