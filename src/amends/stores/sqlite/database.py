@@ -160,7 +160,7 @@ class SqliteDatabase:
 
         def limit(transaction: Any) -> None:
             size = transaction.execute("PRAGMA page_size").fetchone()[0]
-            transaction.execute(f"PRAGMA max_page_count = {bytes_max // size}")
+            transaction.execute(f"PRAGMA max_page_count = {max(1, bytes_max // size)}")
 
         await self.writer.perform(limit)
 
@@ -235,7 +235,7 @@ def _check_identity(path: Path) -> bool:
         return True
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be used ({error})") from error
-    if not os.access(path, os.R_OK | os.W_OK):
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         raise StoreReadOnly(f"{path} may not be written; nothing was changed")
     # "Immutable" keeps SQLite from looking for, or making, files beside it. Through SQLite and
     # not with open(): closing a plain descriptor drops the locks that other connections of this

@@ -179,7 +179,11 @@ class Writer:
         try:
             while (works := self._take()) is not None:
                 for are_writes, group in groupby(works, lambda work: isinstance(work, Write)):
-                    self._do(list(group), are_writes=are_writes)
+                    if are_writes:
+                        self._do(list(group), self._committer.write)
+                    else:
+                        for task in group:
+                            self._do([task], self._perform)
                 self._poll()
         finally:
             self._close_connection()
@@ -207,14 +211,15 @@ class Writer:
             pass
         return works
 
-    def _do(self, works: list[Any], *, are_writes: bool) -> None:
+    def _perform(self, tasks: list[Any]) -> list[Any]:
+        for task in tasks:
+            self._committer.perform(task)
+        return tasks
+
+    def _do(self, works: list[Any], do: Callable[[list[Any]], Sequence[Work]]) -> None:
         done: Sequence[Work] = works
         try:
-            if are_writes:
-                done = self._committer.write(works)
-            else:
-                for task in works:
-                    self._committer.perform(task)
+            done = do(works)
         except BaseException as error:
             # A bug of ours: whoever waits must learn of it, and the thread must go on.
             for work in works:
