@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
+import structlog
 
 from amends.testing.clock import VirtualClock, VirtualTimeLoop, virtual_clock
 
@@ -11,6 +12,8 @@ from amends.testing.clock import VirtualClock, VirtualTimeLoop, virtual_clock
 def pytest_configure(config: pytest.Config) -> None:
     # Before they are imported: failed assertions of the contract suites then explain themselves.
     pytest.register_assert_rewrite("amends.testing.contracts")
+    # The default renderer draws tracebacks so beautifully that a crash costs a tenth of a second.
+    structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     config.addinivalue_line("markers", "virtual_time: run the test and its fixtures in no time")
 
 

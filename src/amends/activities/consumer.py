@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,8 +19,10 @@ from amends.activities.aggregates import Repositories
 from amends.activities.context import ActivityContext, set_activity_context
 from amends.activities.definition import Activity, DidNotHappen, Happened
 from amends.broker.mail import message_id, to_inbox
-from amends.broker.port import Broker, Consumer, Delivery, Message
+from amends.broker.port import Broker, Delivery, Message
+from amends.broker.subscription import Subscription
 from amends.broker.topology import command_queue
+from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
 from amends.domain.events import AttemptOutcome, ErrorInfo, StepKind
 from amends.domain.failures import error_info
@@ -31,7 +33,13 @@ from amends.domain.messages import (
     RunStep,
     decode_message,
 )
-from amends.errors import AmendsError, Failure, InvalidMessage, InvalidPayload
+from amends.errors import (
+    AmendsError,
+    BrokerUnavailable,
+    Failure,
+    InvalidMessage,
+    InvalidPayload,
+)
 
 log = structlog.get_logger("amends.activities")
 
@@ -62,9 +70,9 @@ class ActivityConsumer:
         self._repositories = repositories
         self._concurrency = concurrency
         self._deliveries_max = deliveries_max
-        self._consumer: Consumer | None = None
+        self._subscription: Subscription | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self._running_ids: set[UUID] = set()
+        self._held: dict[UUID, list[Delivery]] = {}
         self._threads: ThreadPoolExecutor | None = None
 
     async def run(self) -> None:
@@ -72,11 +80,11 @@ class ActivityConsumer:
 
         If it is cancelled instead, what was running is cancelled too, and handed back.
         """
-        consumer = self._consumer = self._broker.consume(
-            command_queue(self._queue), limit=self._concurrency
+        subscription = self._subscription = Subscription(
+            self._broker, command_queue(self._queue), limit=self._concurrency, clock=self._clock
         )
         try:
-            while deliveries := await consumer.receive():
+            while deliveries := await subscription.receive():
                 for delivery in deliveries:
                     self._begin(delivery)
             while self._running:
@@ -85,53 +93,71 @@ class ActivityConsumer:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
-            await consumer.close()
+            await subscription.close()
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def stop(self) -> None:
         """Take no more commands, hand back those that have not begun, finish those that have."""
-        if self._consumer is not None:
-            await self._consumer.stop()
+        if self._subscription is not None:
+            await self._subscription.stop()
 
     # --- one command
 
     def _begin(self, delivery: Delivery) -> None:
         id = delivery.message.id
-        if id in self._running_ids:
-            # A copy of what is running; the one report serves both.
-            task = asyncio.create_task(self._broker.ack([delivery]))
-        else:
-            self._running_ids.add(id)
-            task = asyncio.create_task(self._handle(delivery))
-            task.add_done_callback(lambda _: self._running_ids.discard(id))
+        held = self._held.get(id)
+        if held is not None:
+            # A copy of what is running. It stays in hand until the one report that serves all is
+            # out: after a lost connection, the broker knows of the copy only.
+            held.append(delivery)
+            return
+        held = self._held[id] = [delivery]
+        task = asyncio.create_task(self._handle(held))
         self._running.add(task)
+        task.add_done_callback(lambda _: self._held.pop(id))
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            # The command is not acknowledged: it comes again.
+            # The command is not acknowledged: it comes again when this consumer is gone.
             log.error("attempt_not_reported", queue=self._queue, exc_info=task.exception())
 
-    async def _handle(self, delivery: Delivery) -> None:
+    async def _handle(self, held: list[Delivery]) -> None:
+        """Run a command and let go of its delivery, and of the copies that came meanwhile."""
+        let_go = await self._run(held[0])
+        gone: list[Delivery] = []
+        failures = 0
+        while rest := [delivery for delivery in held if delivery not in gone]:
+            try:
+                if gone:
+                    await self._broker.ack(rest)
+                    gone += rest
+                else:
+                    await let_go(rest[-1])
+                    gone.append(rest[-1])
+            except BrokerUnavailable as error:
+                failures += 1
+                log.warning("report_retried", key=held[0].message.key, error=str(error))
+                await back_off(self._clock, failures)
+
+    async def _run(self, delivery: Delivery) -> Callable[[Delivery], Awaitable[None]]:
+        """Do what a command says; returns how to let go of its delivery."""
         message = delivery.message
         try:
             command = decode_message(message.type, message.body)
             if not isinstance(command, RunStep):
                 raise InvalidMessage(f"a {message.type} is no command")
         except InvalidMessage as error:
-            await self._put_aside(delivery, "unreadable", str(error))
-            return
+            return self._put_aside("unreadable", str(error))
         activity = self._activities.get(command.activity)
         if activity is None:
-            await self._put_aside(
-                delivery,
+            return self._put_aside(
                 "unknown activity",
                 f"{command.activity!r} is not registered with this application; deploy one that "
                 "has it, then redrive",
             )
-            return
         if delivery.count > self._deliveries_max:
             report: EngineMessage = self._failed(
                 command,
@@ -143,22 +169,27 @@ class ActivityConsumer:
             )
         else:
             report = await self._attempt(activity, command, message)
-        await self._report(delivery, command, report)
+        return self._report(message, command, report)
 
-    async def _report(self, delivery: Delivery, command: RunStep, report: EngineMessage) -> None:
+    def _report(
+        self, cause: Message, command: RunStep, report: EngineMessage
+    ) -> Callable[[Delivery], Awaitable[None]]:
         reply = to_inbox(
             report,
             message_id(command.instance, "report", command.seq, command.attempt),
             partitions=self._partitions,
-            correlation_id=delivery.message.correlation_id,
-            causation_id=str(delivery.message.id),
-            trace_parent=delivery.message.trace_parent,
+            correlation_id=cause.correlation_id,
+            causation_id=str(cause.id),
+            trace_parent=cause.trace_parent,
         )
-        await self._broker.reply(delivery, reply)
+        return lambda delivery: self._broker.reply(delivery, reply)
 
-    async def _put_aside(self, delivery: Delivery, reason: str, detail: str) -> None:
-        log.warning("dead_letter", reason=reason, detail=detail, key=delivery.message.key)
-        await self._broker.dead_letter(delivery, reason=reason, detail=detail)
+    def _put_aside(self, reason: str, detail: str) -> Callable[[Delivery], Awaitable[None]]:
+        async def put_aside(delivery: Delivery) -> None:
+            log.warning("dead_letter", reason=reason, detail=detail, key=delivery.message.key)
+            await self._broker.dead_letter(delivery, reason=reason, detail=detail)
+
+        return put_aside
 
     # --- one attempt
 

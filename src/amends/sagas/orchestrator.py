@@ -11,15 +11,17 @@ import asyncio
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from datetime import timedelta
+from functools import partial
 
 import structlog
 
 from amends.broker.commit import Committer
-from amends.broker.port import Broker, Consumer, Delivery
+from amends.broker.port import Broker, Delivery
+from amends.broker.subscription import Subscription
 from amends.broker.topology import inbox_queue
+from amends.domain.backoff import back_off, backoff_s
 from amends.domain.clock import Clock
-from amends.domain.ids import InstanceId
+from amends.domain.ids import ExpectedVersion, InstanceId
 from amends.domain.messages import StartSaga, decode_message
 from amends.errors import (
     BrokerClosed,
@@ -38,10 +40,6 @@ from amends.sagas.turn import Inbound, Live, SagaMap, Turn, TurnTaker
 from amends.stores.port import EventStore
 
 log = structlog.get_logger("amends.orchestrator")
-
-#: Wait before a commit that failed for reasons of the store or broker is tried again.
-BACKOFF_INITIAL_S = 0.05
-BACKOFF_MAX_S = 5.0
 
 
 class Orchestrator:
@@ -77,32 +75,35 @@ class Orchestrator:
         self._cache: OrderedDict[InstanceId, Live] = OrderedDict()
         self._mail: dict[InstanceId, deque[Inbound]] = {}
         self._working: set[asyncio.Task[None]] = set()
-        self._consumers: list[Consumer] = []
+        self._inboxes: list[Subscription] = []
 
     async def run(self) -> None:
         """Work until `stop` is called; returns when everything in hand is done."""
-        self._consumers = [
-            self._broker.consume(inbox_queue(partition), limit=self._inbox_limit)
-            for partition in range(self._partitions)
+        self._inboxes = [
+            Subscription(
+                self._broker, inbox_queue(number), limit=self._inbox_limit, clock=self._clock
+            )
+            for number in range(self._partitions)
         ]
         try:
             async with asyncio.TaskGroup() as group:
-                for consumer in self._consumers:
-                    group.create_task(self._receive(consumer))
+                for inbox in self._inboxes:
+                    group.create_task(self._receive(inbox))
             await self._drain()
         finally:
             for task in self._working:
                 task.cancel()
-            for consumer in self._consumers:
-                await consumer.close()
+            await asyncio.gather(*self._working, return_exceptions=True)
+            for inbox in self._inboxes:
+                await inbox.close()
             for live in self._cache.values():
                 live.discard()
             self._cache.clear()
 
     async def stop(self) -> None:
         """Take no more messages; `run` then finishes those in hand and returns."""
-        for consumer in self._consumers:
-            await consumer.stop()
+        for inbox in self._inboxes:
+            await inbox.stop()
 
     async def _drain(self) -> None:
         while self._working:
@@ -110,8 +111,8 @@ class Orchestrator:
 
     # --- messages
 
-    async def _receive(self, consumer: Consumer) -> None:
-        while deliveries := await consumer.receive():
+    async def _receive(self, inbox: Subscription) -> None:
+        while deliveries := await inbox.receive():
             for delivery in deliveries:
                 try:
                     message = decode_message(delivery.message.type, delivery.message.body)
@@ -137,7 +138,13 @@ class Orchestrator:
 
     async def _put_aside(self, delivery: Delivery, reason: str, detail: str) -> None:
         log.warning("dead_letter", reason=reason, detail=detail, key=delivery.message.key)
-        await self._broker.dead_letter(delivery, reason=reason, detail=detail)
+        failures = 0
+        while True:
+            try:
+                return await self._broker.dead_letter(delivery, reason=reason, detail=detail)
+            except BrokerUnavailable:
+                failures += 1
+                await back_off(self._clock, failures)
 
     # --- turns
 
@@ -160,7 +167,13 @@ class Orchestrator:
                     return
                 except (StoreError, BrokerUnavailable) as error:
                     failures += 1
-                    await self._back_off(instance, failures, error)
+                    log.warning(
+                        "turn_retried",
+                        instance=str(instance),
+                        delay_s=backoff_s(failures),
+                        error=str(error),
+                    )
+                    await back_off(self._clock, failures)
                     left = [_again(item) for item in inbound]
                 except Exception:
                     await self._put_all_aside(inbound, "engine error", traceback.format_exc())
@@ -169,20 +182,21 @@ class Orchestrator:
         finally:
             del self._mail[instance]
 
-    async def _back_off(self, instance: InstanceId, failures: int, error: Exception) -> None:
-        delay_s = min(BACKOFF_MAX_S, BACKOFF_INITIAL_S * 2.0 ** min(failures, 20))
-        log.warning("turn_retried", instance=str(instance), delay_s=delay_s, error=str(error))
-        await self._clock.sleep_until(self._clock.now() + timedelta(seconds=delay_s))
-
     async def _turn(
         self, instance: InstanceId, inbound: list[Inbound], *, may_be_new: bool
     ) -> Sequence[Inbound]:
         """Take one turn and commit it; what it left over comes back."""
-        live = await self._live(instance, inbound, may_be_new=may_be_new)
+        live = self._cache.pop(instance, None)
+        was_cached = live is not None
+        if live is None:
+            live = await self._load(instance, inbound, may_be_new=may_be_new)
         if live is None:
             return []
+        taker = partial(self._turns.take, live, inbound, self._clock.now())
         try:
-            turn = await outside_tasks(lambda: self._turns.take(live, inbound, self._clock.now()))
+            turn = await outside_tasks(taker)
+            if was_cached and turn.commit.append is None:
+                await self._check_current(live)
             await self._committer.commit(turn.commit)
         except BaseException:
             live.discard()
@@ -206,15 +220,22 @@ class Orchestrator:
             _, oldest = self._cache.popitem(last=False)
             oldest.discard()
 
-    async def _live(
+    async def _check_current(self, live: Live) -> None:
+        """Raise WrongExpectedVersion if somebody else took a turn since the cache was filled.
+
+        An append finds that out by itself. Without one, a message could pass for a duplicate
+        only because the cache knows too little, and would be lost.
+        """
+        last = await self._store.read_backwards(live.state.instance.stream, limit=1)
+        actual = last[0].version if last else -1
+        known = live.state.version
+        if actual != known:
+            raise WrongExpectedVersion(live.state.instance.stream, ExpectedVersion(known), actual)
+
+    async def _load(
         self, instance: InstanceId, inbound: list[Inbound], *, may_be_new: bool
     ) -> Live | None:
-        """The instance, live: from the cache, new, or from its journal. While it works, it is
-        out of the cache. None if its messages had to be put aside.
-        """
-        cached = self._cache.pop(instance, None)
-        if cached is not None:
-            return cached
+        """The instance, live: new, or from its journal. None if its messages were put aside."""
         if may_be_new and isinstance(inbound[0].message, StartSaga):
             # Most probably new: the append at "no stream" finds out for less than a read.
             return self._turns.begin(instance)

@@ -71,6 +71,12 @@ class VirtualClock:
         """Let time pass; what becomes due meanwhile happens at its moment and in its order."""
         await self.sleep_until(self.now() + timedelta(seconds=seconds))
 
+    async def settle(self) -> None:
+        """Return when nothing is left to do at this moment: all that runs waits for time or I/O."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)
+        await loop.rest()
+
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop in which waiting takes no time.
@@ -87,6 +93,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: VirtualClock | None = None) -> None:
         self.clock = clock or VirtualClock()
         self._threads_busy = 0
+        self._resting: list[asyncio.Future[None]] = []
         super().__init__(_TimeSkippingSelector(self))
         # Timers are due within this many seconds. asyncio's own choice, a nanosecond, vanishes
         # in the rounding of a float after some months, and no timer would ever be due.
@@ -95,6 +102,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds since the clock's start."""
         return self.clock.elapsed_s
+
+    async def rest(self) -> None:
+        """Return when nothing else is ready, before time moves on."""
+        self._resting.append(self.create_future())
+        await self._resting[-1]
 
     def run_in_executor(
         self, executor: Any, func: Callable[[*Ts], T], *args: *Ts
@@ -115,6 +127,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _thread_returned(self, _: asyncio.Future[Any]) -> None:
         self._threads_busy -= 1
+
+    def _wake_resting(self) -> bool:
+        woken = [future for future in self._resting if not future.done()]
+        self._resting.clear()
+        for future in woken:
+            future.set_result(None)
+        return bool(woken)
 
     def _next_timer(self) -> float | None:
         """When the next timer is due; asyncio has no public way to ask."""
@@ -143,6 +162,8 @@ class _TimeSkippingSelector(selectors.BaseSelector):
             return ready
         if self._loop._threads_busy:
             return self._real.select(None)
+        if self._loop._wake_resting():
+            return ready
         when = self._loop._next_timer()
         if when is not None:
             self._loop.clock.elapsed_s = max(when, self._loop.clock.elapsed_s)

@@ -1,0 +1,53 @@
+"""A subscription that outlives its connections: when one is lost, it subscribes again."""
+
+from __future__ import annotations
+
+import structlog
+
+from amends.broker.port import Broker, Delivery
+from amends.domain.backoff import back_off
+from amends.domain.clock import Clock
+from amends.errors import BrokerUnavailable
+
+log = structlog.get_logger("amends.broker")
+
+
+class Subscription:
+    """Implements `Consumer`, except that a lost connection is not the receiver's concern.
+
+    What was in hand when a connection was lost comes again, as a copy.
+    """
+
+    def __init__(self, broker: Broker, queue: str, *, limit: int, clock: Clock) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._limit = limit
+        self._clock = clock
+        self._stopped = False
+        self._consumer = broker.consume(queue, limit=limit)
+
+    async def receive(self) -> list[Delivery]:
+        """Wait for messages and take what is there, at least one; [] once stopped."""
+        failures = 0
+        while True:
+            try:
+                if failures:
+                    self._consumer = self._broker.consume(self._queue, limit=self._limit)
+                return await self._consumer.receive()
+            except BrokerUnavailable as error:
+                if self._stopped:
+                    return []
+                failures += 1
+                log.warning("subscribing_again", queue=self._queue, error=str(error))
+                await self._consumer.close()
+                await back_off(self._clock, failures)
+
+    async def stop(self) -> None:
+        """See `Consumer.stop`."""
+        self._stopped = True
+        await self._consumer.stop()
+
+    async def close(self) -> None:
+        """See `Consumer.close`."""
+        self._stopped = True
+        await self._consumer.close()

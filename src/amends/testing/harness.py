@@ -1,0 +1,260 @@
+"""The test kit: an application's engine in memory and in virtual time.
+
+Years pass in milliseconds, and with the cache of live instances at 0 every turn is a replay: saga
+code that is not deterministic fails on its first step and not in production. In a test::
+
+    def test_money_comes_back():
+        async def scenario(harness: Harness) -> None:
+            handle = await harness.start(transfer_money, order)
+            with pytest.raises(SagaNotCompleted):
+                await handle.result()
+            assert bank.balances == before
+
+        run_app(app, scenario)
+
+or, where the test itself runs on a `VirtualTimeLoop` (see `amends.testing.clock`)::
+
+    async def test_money_comes_back():
+        async with Harness(app) as harness:
+            ...
+
+It crashes, too: `crash` and `restart` at a moment of the test's choice, and with `CrashPoints`
+(see `amends.testing.faults`) at every single one::
+
+    def scenario(points: CrashPoints) -> None:
+        run_app(app, transfer, points=points)
+
+
+    crash_at_every_point(scenario)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from itertools import count
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from amends.app import App
+from amends.backend import Backend, memory_backend
+from amends.broker.commit import SequentialCommitter
+from amends.broker.memory import MemoryBroker
+from amends.broker.port import DeadLetter
+from amends.client import Client, Handle
+from amends.domain.events import JournalEvent
+from amends.domain.ids import InstanceId
+from amends.sagas import journal
+from amends.sagas.definition import Saga
+from amends.settings import Settings
+from amends.stores.memory import MemoryStore
+from amends.testing.clock import VirtualClock, run_virtual, virtual_clock
+from amends.testing.faults import (
+    CrashPoints,
+    FaultRates,
+    Faults,
+    FaultyBroker,
+    FaultyStore,
+    SimulatedCrash,
+)
+from amends.worker import Engine
+
+I = TypeVar("I")
+R = TypeVar("R")
+T = TypeVar("T")
+
+EVERY_TURN_REPLAYS: Final = Settings(store="memory://", cache_max=0)
+"""The settings of a harness, unless it is given others: nothing is kept live between turns."""
+
+
+class _EngineProcess:
+    """An engine with a store and a broker of its own over what all processes share."""
+
+    def __init__(self, app: App, shared: Backend, settings: Settings, faults: Faults) -> None:
+        assert isinstance(shared.store, MemoryStore)
+        assert isinstance(shared.broker, MemoryBroker)
+        self.faults = faults
+        self._broker = shared.broker.reopened()
+        store = FaultyStore(shared.store.reopened(), faults)
+        broker = FaultyBroker(self._broker, faults)
+        backend = Backend(store, broker, SequentialCommitter(store, broker), shared.clock)
+        self._engine = Engine(app, backend, settings)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self, client: Client) -> None:
+        """Run; `client` is told when the engine fails by itself, so that nobody waits in vain."""
+        await self._engine.__aenter__()
+        self._watching = asyncio.create_task(client.watch_engine(self._engine))
+
+    async def stop(self) -> None:
+        """Stop gracefully."""
+        await self._forget()
+        await self._engine.__aexit__(None, None, None)
+
+    async def die(self) -> None:
+        """Do nothing more; what was in hand goes back to the broker."""
+        await self._forget()
+        self.faults.points.kill()
+        self._broker.crash_consumers()
+        death = SimulatedCrash()
+        await self._engine.__aexit__(type(death), death, None)
+        await self._broker.close()
+
+    async def _forget(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
+
+class Harness:
+    """An application's engine over a store and a broker in memory, on the running loop's time.
+
+    `async with Harness(app) as harness:` needs a `VirtualTimeLoop`; `run_app` brings one along.
+    `clock` tells the time, and `client` is an application's own, never crashed with the engine.
+    `rates` and `seed` make the engine's store and broker unreliable. `points` counts what the
+    first engine does and kills it once; another takes its place at once, and lives.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        settings: Settings = EVERY_TURN_REPLAYS,
+        points: CrashPoints | None = None,
+        rates: FaultRates | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.app = app
+        self._settings = settings
+        self._points = points
+        self._rates = rates
+        self._seed = seed
+        self._numbers = count(1)
+        self._processes: list[_EngineProcess] = []
+        self._cleanup = AsyncExitStack()
+        self._reviving: asyncio.Task[None] | None = None
+        self.clock: VirtualClock
+        self.client: Client
+        self._shared: Backend
+
+    async def __aenter__(self) -> Self:
+        self.clock = virtual_clock()
+        self._shared = memory_backend(self.clock)
+        await self._use(self.app)
+        if self._points is not None:
+            self._reviving = asyncio.create_task(self._revive(self._points))
+        await self.start_engine()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._reviving is not None:
+            self._reviving.cancel()
+            await asyncio.gather(self._reviving, return_exceptions=True)
+        if kind is None:
+            await self.stop_engines()
+        await self.crash()
+        await self._cleanup.aclose()
+
+    # --- engines
+
+    async def start_engine(self) -> None:
+        """Start an engine, besides those that run already."""
+        # Only the first engine may have a crash in store, or none would ever get on.
+        points, self._points = self._points, None
+        faults = Faults(self.clock, seed=self._seed, rates=self._rates, points=points)
+        self._seed += 1
+        process = _EngineProcess(self.app, self._shared, self._settings, faults)
+        self._processes.append(process)
+        await process.start(self.client)
+
+    async def stop_engines(self) -> None:
+        """Stop every engine gracefully."""
+        processes, self._processes = self._processes, []
+        for process in processes:
+            await process.stop()
+
+    async def crash(self) -> None:
+        """Kill every engine on the spot, as `kill -9` does; journals and messages stay."""
+        processes, self._processes = self._processes, []
+        for process in processes:
+            await process.die()
+
+    async def restart(self, app: App | None = None) -> None:
+        """Crash whatever runs, and start one engine; with `app`, of another release."""
+        await self.crash()
+        if app is not None:
+            await self._use(app)
+        await self.start_engine()
+
+    async def _use(self, app: App) -> None:
+        self.app = app
+        client = Client(app, self._shared, self._settings)
+        self.client = await self._cleanup.enter_async_context(client)
+
+    async def _revive(self, points: CrashPoints) -> None:
+        await points.crashed()
+        await self.restart()
+
+    # --- instances
+
+    async def start(
+        self, saga: Saga[I, R], input: I | None = None, *, id: str | None = None
+    ) -> Handle[R]:
+        """Start an instance, under "1", "2", … unless it is given an `id`. See `Client.start`."""
+        return await self.client.start(saga, input, id=id or str(next(self._numbers)))
+
+    async def run(self, saga: Saga[I, R], input: I | None = None, *, id: str | None = None) -> R:
+        """Start an instance and wait for its result. See `Handle.result`."""
+        return await (await self.start(saga, input, id=id)).result()
+
+    async def journal(self, instance: Handle[Any] | InstanceId) -> list[JournalEvent]:
+        """The events of an instance, decoded. Raises InstanceNotFound."""
+        if isinstance(instance, Handle):
+            instance = instance.instance
+        return [journal.decode(record) for record in await self.client.journal(instance)]
+
+    # --- time
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass; what becomes due meanwhile happens."""
+        await self.clock.advance(seconds)
+
+    async def settle(self) -> None:
+        """Wait until there is nothing left to do at this moment of time."""
+        await self.clock.settle()
+
+    def now(self) -> datetime:
+        """The present moment of virtual time."""
+        return self.clock.now()
+
+    # --- what went wrong
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """The messages that nobody could handle, oldest first."""
+        return await self._shared.broker.dead_letters()
+
+
+def run_app(
+    app: App,
+    scenario: Callable[[Harness], Awaitable[T]],
+    *,
+    settings: Settings = EVERY_TURN_REPLAYS,
+    points: CrashPoints | None = None,
+    rates: FaultRates | None = None,
+    seed: int = 0,
+) -> T:
+    """Run a scenario against an application's engine, in virtual time. See `Harness`."""
+
+    async def main() -> T:
+        harness = Harness(app, settings=settings, points=points, rates=rates, seed=seed)
+        async with harness:
+            return await scenario(harness)
+
+    return run_virtual(main())
