@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from amends.cli.appload import load_app
 from amends.cli.opening import acting, looking, run
@@ -19,7 +18,7 @@ from amends.cli.options import (
     parse_json,
     who_or_login,
 )
-from amends.cli.output import clean, console, emit, note
+from amends.cli.output import emit, note, warn
 from amends.domain.events import Resolution
 from amends.domain.ids import InstanceId, check_name
 from amends.errors import ActionRefused, UsageError
@@ -99,7 +98,7 @@ def terminate(
             await client.handle(instance.saga, instance.id).terminate(who=name, why=why)
 
     run(act())
-    _warn(f"{instance}: NOTHING IS UNDONE. What it did before stays done.")
+    warn(f"{instance}: NOTHING IS UNDONE. What it did before stays done.")
     _sent(instance, "terminate", "termination requested", json=json, who=name)
 
 
@@ -159,15 +158,11 @@ def _confirm_terminate(instance: InstanceId, db: str | None) -> None:
                 )
 
     run(look())
-    _warn(
+    warn(
         f"{instance} will end where it stands. NOTHING is undone: what it did stays done, and "
         "you see to it by hand. `amends cancel` would undo it."
     )
     typer.confirm("Terminate it?", abort=True, err=True)
-
-
-def _warn(text: str) -> None:
-    console(stderr=True).print(Text(clean(text), style="bold red"))
 
 
 def _sent(instance: InstanceId, action: str, text: str, *, json: bool, **more: Any) -> None:

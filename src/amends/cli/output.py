@@ -39,12 +39,22 @@ def emit(value: Any) -> None:
 
 def note(text: str) -> None:
     """Say something on the side."""
-    console(stderr=True).print(Text(clean(text), style="dim"))
+    _say(Text(clean(text), style="dim"))
 
 
 def complain(text: str) -> None:
     """Say what went wrong."""
-    console(stderr=True).print(Text.assemble(("error: ", "bold red"), clean(text)))
+    _say(Text.assemble(("error: ", "bold red"), clean(text)))
+
+
+def warn(text: str) -> None:
+    """Say what must not be overlooked."""
+    _say(Text(clean(text), style="bold red"))
+
+
+def _say(text: Text) -> None:
+    out = console(stderr=True)
+    out.print(text, soft_wrap=not out.is_terminal)
 
 
 @contextmanager
