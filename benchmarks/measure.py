@@ -48,6 +48,8 @@ class Figures:
     recovered_s: float | None = None
     """From the start of the new process until every saga is done."""
     steps_twice: float | None = None
+    others_cpus: float | None = None
+    """CPUs that other programs kept busy meanwhile, on average: the noise."""
 
 
 #: What says which run it was; the others are its results.
@@ -105,6 +107,31 @@ async def drive(n: int, inflight: int, call: Callable[[int], Awaitable[None]]) -
         for _ in range(min(n, inflight)):
             group.create_task(caller())
     return Driven(time.perf_counter() - began, latencies_s)
+
+
+class CpuMeter:
+    """The CPU time that the program takes while it is measured, and that others take from it."""
+
+    def __init__(self) -> None:
+        self.used_s = 0.0
+        self.others_cpus = 0.0
+        """How many CPUs other programs kept busy, on average: what made the figures noisy."""
+
+    def __enter__(self) -> CpuMeter:
+        self._began = time.perf_counter(), cpu_s(), _busy_s()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall_s, used_s, busy_s = self._began
+        self.used_s = cpu_s() - used_s
+        busy_s = _busy_s() - busy_s - self.used_s
+        self.others_cpus = max(0.0, busy_s / (time.perf_counter() - wall_s))
+
+
+def _busy_s() -> float:
+    """CPU time of everything on this machine since it was started."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait)
 
 
 def cpu_s() -> float:

@@ -116,6 +116,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         "bytes a sleeper": "rss_per_sleeper_bytes",
         "recovered s": "recovered_s",
         "steps twice": "steps_twice",
+        "others' CPUs": "others_cpus",
     }
     made.add_column("workload")
     for heading in ("n", "in flight", *columns):

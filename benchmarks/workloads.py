@@ -21,11 +21,11 @@ from amends import Client, Handle, Saga, SagaNotCompleted
 from amends.errors import InstanceNotFound
 from benchmarks import sagas as s
 from benchmarks.measure import (
+    CpuMeter,
     Driven,
     Figures,
     check,
     check_equal,
-    cpu_s,
     drive,
     quiet,
     rss_bytes,
@@ -130,11 +130,9 @@ async def run(
 async def _throughput(
     client: Client, workload: Workload, case: Case, watch: AbstractContextManager[object]
 ) -> Figures:
-    used_s = cpu_s()
-    with watch:
-        driven, handles = await _finish_all(client, case, workload.n, workload.inflight)
-    used_s = cpu_s() - used_s
-    await _check_journals(handles, case.journal)
+    with CpuMeter() as cpu, watch:
+        driven, ids = await _finish_all(client, case, workload.n, workload.inflight)
+    await _check_journals(client, case.saga, ids, case.journal)
     wanted = {name: runs * workload.n for name, runs in case.runs.items()}
     check_equal(s.RUNS, wanted, "activities ran another number of times than they should")
     return Figures(
@@ -146,23 +144,24 @@ async def _throughput(
         steps_per_s=driven.per_s * case.journal["StepScheduled"],
         p50_ms=driven.percentile_ms(50),
         p99_ms=driven.percentile_ms(99),
-        cpu_s_per_1000=used_s / workload.n * 1000,
+        cpu_s_per_1000=cpu.used_s / workload.n * 1000,
+        others_cpus=cpu.others_cpus,
     )
 
 
 async def _finish_all(
     client: Client, case: Case, n: int, inflight: int
-) -> tuple[Driven, list[Handle[Any]]]:
-    """Start sagas and wait for the outcome of each, which must be the right one."""
-    handles: list[Handle[Any]] = []
+) -> tuple[Driven, list[str]]:
+    """Start sagas and wait for the outcome of each, which must be the right one. Gives their ids."""
+    ids: list[str] = []
 
     async def one(_: int) -> None:
         handle = await client.start(case.saga, case.input)
         outcome = await _outcome(handle)
         check(outcome == case.outcome, "wrong outcome", found=outcome, wanted=case.outcome)
-        handles.append(handle)
+        ids.append(handle.id)
 
-    return await drive(n, inflight, one), handles
+    return await drive(n, inflight, one), ids
 
 
 async def _outcome(handle: Handle[Any]) -> Any:
@@ -172,12 +171,14 @@ async def _outcome(handle: Handle[Any]) -> Any:
         return ended.state
 
 
-async def _check_journals(handles: Sequence[Handle[Any]], wanted: Mapping[str, int]) -> None:
-    check(len({handle.id for handle in handles}) == len(handles), "two sagas of one id")
-    for handle in handles:
-        journal = await handle.journal()
+async def _check_journals(
+    client: Client, saga: Saga[Any, Any], ids: Sequence[str], wanted: Mapping[str, int]
+) -> None:
+    check(len(set(ids)) == len(ids), "two sagas of one id")
+    for id in ids:
+        journal = await client.handle(saga, id).journal()
         found = Counter(record.type for record in journal)
-        check_equal(found, wanted, f"the journal of {handle.instance} is not as it should be")
+        check_equal(found, wanted, f"the journal of {saga.name}/{id} is not as it should be")
 
 
 async def _sleepers(
@@ -189,18 +190,16 @@ async def _sleepers(
     async def submit(number: int) -> None:
         await client.submit(s.sleep, id=ids[number])
 
-    resident, used_s = rss_bytes(), cpu_s()
+    resident = rss_bytes()
     last = ids[-workload.inflight :]
-    with watch:
+    with CpuMeter() as cpu, watch:
         driven = await drive(workload.n, workload.inflight, submit)
         settled = await drive(len(last), 1, lambda i: _asleep(client.handle(s.sleep, last[i])))
-    used_s = cpu_s() - used_s
     gc.collect()
     resident = rss_bytes() - resident
-    handles = [client.handle(s.sleep, id) for id in ids]
-    for handle in handles:
-        await _asleep(handle)
-    await _check_journals(handles, {"SagaStarted": 1, "TimerStarted": 1})
+    for id in ids:
+        await _asleep(client.handle(s.sleep, id))
+    await _check_journals(client, s.sleep, ids, {"SagaStarted": 1, "TimerStarted": 1})
     return Figures(
         workload=workload.name,
         what=workload.what,
@@ -210,7 +209,8 @@ async def _sleepers(
         p50_ms=driven.percentile_ms(50),
         p99_ms=driven.percentile_ms(99),
         settled_per_s=workload.n / (driven.wall_s + settled.wall_s),
-        cpu_s_per_1000=used_s / workload.n * 1000,
+        cpu_s_per_1000=cpu.used_s / workload.n * 1000,
+        others_cpus=cpu.others_cpus,
         rss_per_sleeper_bytes=resident / workload.n,
     )
 
