@@ -5,6 +5,8 @@ and are otherwise random figures.
 
     sample = write_sample("work/batch.xml", payments=1000)
     read_batch("work/batch.xml", accounts=sample.currencies)
+
+On request some payments more are in it, each spoiled in one way that senders do spoil them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import random
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from enum import StrEnum
+from itertools import cycle, groupby, islice
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -39,6 +42,17 @@ class SampleAccount:
     currency: str = CURRENCY
 
 
+class Fault(StrEnum):
+    """What is wrong with a spoiled payment; a reader rejects it for that and nothing else."""
+
+    MISTYPED_IBAN = "a figure of the payee's IBAN is mistyped"
+    DECIMAL_COMMA = "the amount has a decimal comma"
+    OTHER_CURRENCY = "the amount is in a currency that neither account is held in"
+    NO_AMOUNT = "the amount is zero"
+    TO_ITSELF = "payer and payee are one account"
+    USED_ID = "the end-to-end id is that of the first payment"
+
+
 @dataclass(frozen=True, slots=True)
 class SamplePayment:
     """A payment before it is written: its accounts by their place in `Sample.accounts`."""
@@ -46,6 +60,7 @@ class SamplePayment:
     payer: int
     payee: int
     cents: int
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +82,21 @@ class Sample:
 
 
 def write_sample(
-    path: str | os.PathLike[str], *, payments: int = 1000, accounts: int = 100, seed: int = 1
+    path: str | os.PathLike[str],
+    *,
+    payments: int = 1000,
+    accounts: int = 100,
+    seed: int = 1,
+    spoiled: int = 0,
 ) -> Sample:
     """Write a pain.001.001.09 file of `payments` payments between `accounts` accounts to `path`.
+
+    `spoiled` payments more are in it that cannot be paid, one after the other for each `Fault`.
 
     The folder must exist; a file there is replaced. Raises `ValueError` for fewer than one payment
     or two accounts or a seed out of range, and `OSError` when the file cannot be written.
     """
-    sample = make_sample(payments=payments, accounts=accounts, seed=seed)
+    sample = make_sample(payments=payments, accounts=accounts, seed=seed, spoiled=spoiled)
     with Path(path).open("w", encoding="utf-8", newline="\n") as file:
         _write(file, sample, seed, "09")
     return sample
@@ -87,17 +109,27 @@ def sample_xml(sample: Sample, *, seed: int = 1, version: str = "09") -> bytes:
     return buffer.getvalue().encode()
 
 
-def make_sample(*, payments: int = 1000, accounts: int = 100, seed: int = 1) -> Sample:
+def make_sample(
+    *, payments: int = 1000, accounts: int = 100, seed: int = 1, spoiled: int = 0
+) -> Sample:
     """Choose accounts and payments. Raises `ValueError` as `write_sample` does."""
     if payments < 1 or accounts < 2:
         raise ValueError("a sample needs at least one payment and two accounts to make it between")
     if not 0 <= seed <= SEED_MAX:
         raise ValueError(f"a seed is between 0 and {SEED_MAX}, and this is {seed}")
     rng = random.Random(seed)
-    chosen = (_payment(rng, accounts) for _ in range(payments))
+    chosen = [_payment(rng, accounts) for _ in range(payments)]
+    made = tuple(_accounts(rng, accounts))
+    # Behind the sound ones of the same payer, so that the file begins with what is right.
+    chosen += [_spoil(rng.choice(chosen), fault) for fault in islice(cycle(Fault), max(spoiled, 0))]
     # Files carry the payments of one payer together, in one block.
-    ordered = sorted(chosen, key=lambda payment: payment.payer)
-    return Sample(tuple(_accounts(rng, accounts)), tuple(ordered))
+    return Sample(made, tuple(sorted(chosen, key=lambda payment: payment.payer)))
+
+
+def _spoil(like: SamplePayment, fault: Fault) -> SamplePayment:
+    payee = like.payer if fault is Fault.TO_ITSELF else like.payee
+    cents = 0 if fault is Fault.NO_AMOUNT else like.cents
+    return SamplePayment(like.payer, payee, cents, fault)
 
 
 def _payment(rng: random.Random, accounts: int) -> SamplePayment:
@@ -225,18 +257,26 @@ def _block_head(
 
 
 def _transaction(payment: SamplePayment, payee: SampleAccount, number: int) -> str:
+    fault = payment.fault
+    name = f"{1 if fault is Fault.USED_ID else number:06}"
+    amount, iban = _euros(payment.cents), payee.iban
+    currency = "USD" if fault is Fault.OTHER_CURRENCY else payee.currency
+    if fault is Fault.DECIMAL_COMMA:
+        amount = amount.replace(".", ",")
+    if fault is Fault.MISTYPED_IBAN:
+        iban = f"{iban[:-1]}{(int(iban[-1]) + 1) % 10}"
     return (
         "      <CdtTrfTxInf>\n"
         "        <PmtId>\n"
         f"          <InstrId>INSTR-{number:06}</InstrId>\n"
-        f"          <EndToEndId>E2E-{number:06}</EndToEndId>\n"
+        f"          <EndToEndId>E2E-{name}</EndToEndId>\n"
         "        </PmtId>\n"
         "        <Amt>\n"
-        f'          <InstdAmt Ccy="{payee.currency}">{_euros(payment.cents)}</InstdAmt>\n'
+        f'          <InstdAmt Ccy="{currency}">{amount}</InstdAmt>\n'
         "        </Amt>\n"
         f"        <Cdtr>\n          <Nm>{payee.name}</Nm>\n        </Cdtr>\n"
         "        <CdtrAcct>\n          <Id>\n"
-        f"            <IBAN>{payee.iban}</IBAN>\n"
+        f"            <IBAN>{iban}</IBAN>\n"
         "          </Id>\n        </CdtrAcct>\n"
         f"        <RmtInf>\n          <Ustrd>Invoice {number:06}</Ustrd>\n        </RmtInf>\n"
         "      </CdtTrfTxInf>\n"

@@ -1,0 +1,191 @@
+"""`make demo`: pay a payment file as sagas, kill the worker again and again, prove the result.
+
+python -m examples.payments [--file FILE] [--payments N] [--kills K] [--seed S] [--keep DIR]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from amends import AmendsError
+from examples.payments import report
+from examples.payments.batch import open_accounts, read_payments
+from examples.payments.log import read_log
+from examples.payments.pain001 import Batch, PaymentFileError
+from examples.payments.plan import Plan, make_plan
+from examples.payments.proof import PLAN, STORE, prove
+from examples.payments.run import Progress, Run, Stuck, kill_points
+from examples.payments.sample import Fault, write_sample
+from examples.payments.tally import Tally, tally
+from examples.payments.transfer import app as application
+from examples.payments.transfer import transfer_money
+from examples.payments.worker import Worker, WorkerDied
+
+DEFAULT_FOLDER: Final = Path(".amends-demo")
+SAMPLE: Final = "payments.xml"
+WORKER_LOG: Final = "worker.log"
+STEP_LOG: Final = "steps.log"
+#: All that the demo ever writes; nothing else is ever removed from its folder.
+OURS: Final = (SAMPLE, PLAN, WORKER_LOG, STEP_LOG)
+
+PAYMENTS: Final = 1000
+PAYMENTS_PER_ACCOUNT: Final = 10
+ACCOUNTS_MAX: Final = 100
+
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@cli.command()
+def demo(
+    file: Annotated[
+        Path | None, typer.Option(help="Pay this pain.001 file instead of a generated one.")
+    ] = None,
+    payments: Annotated[int, typer.Option(min=1, help="Payments to generate.")] = PAYMENTS,
+    kills: Annotated[int, typer.Option(min=0, help="How often to kill the worker.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another run.")] = 1,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Work there, and go on with what is there.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="List every rejection.")] = False,
+) -> None:
+    """Pay a payment file, each payment as a saga, while the worker is killed with SIGKILL.
+
+    Exit codes: 0 everything is proved; 1 something is untrue, or the run got stuck; 2 the file
+    cannot be paid, and nothing was created.
+    """
+    try:
+        sys.exit(_demo(file, payments, kills, seed, keep, verbose=verbose))
+    except PaymentFileError as error:
+        report.complain(f"{file} cannot be paid. {error}")
+    except OSError as error:
+        report.complain(f"{error.filename or ''}: {error.strerror or error}")
+    except Refused as error:
+        report.complain(str(error))
+    sys.exit(2)
+
+
+class Refused(Exception):
+    """Nothing was done, for a reason that the user can change."""
+
+
+def _demo(
+    file: Path | None, payments: int, kills: int, seed: int, keep: Path | None, *, verbose: bool
+) -> int:
+    out = report.console()
+    # A file that cannot be paid is refused before anything is created.
+    batch = None if file is None else _read(file)
+    folder = _prepare(keep or DEFAULT_FOLDER, fresh=keep is None)
+    source = str(file)
+    if batch is None:
+        source = _write_sample(folder / SAMPLE, payments, seed)
+        batch = _read(folder / SAMPLE)
+    plan = make_plan(batch.payments, seed)
+    _write_plan(plan, folder / PLAN)
+    report.show_batch(out, source, batch, plan)
+    report.show_rejections(out, batch, verbose=verbose)
+    try:
+        progress = asyncio.run(_run(folder, plan, kill_points(len(plan.orders), kills, seed), out))
+    except (Stuck, WorkerDied, AmendsError, TimeoutError) as error:
+        report.complain(f"{error}\nEverything so far is in {folder}.")
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        report.complain(f"stopped; no worker is left running. Everything so far is in {folder}.")
+        return 130
+    counts = tally(read_log(folder / STORE), folder / STEP_LOG)
+    report.show_tally(out, counts, progress)
+    claims = prove(folder / STORE, plan)
+    report.show_claims(out, claims)
+    report.show_commands(out, _commands(folder, counts))
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+def _read(file: Path) -> Batch:
+    """Raises PaymentFileError, OSError and Refused."""
+    if file.exists() and not file.is_file():
+        raise Refused(f"{file} is no file; it is read twice, so a pipe will not do")
+    batch = read_payments(file)
+    if not batch.payments:
+        reasons = "".join(f"\nline {r.line}: {r.reason}" for r in batch.rejected[:20])
+        raise Refused(f"{file} has no payment that can be paid; nothing was created{reasons}")
+    return batch
+
+
+def _prepare(folder: Path, *, fresh: bool) -> Path:
+    """The folder to work in; `fresh`: without what an earlier run left there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        for path in (*(folder / name for name in OURS), *folder.glob(f"{STORE}*")):
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def _write_sample(path: Path, payments: int, seed: int) -> str:
+    accounts = max(2, min(ACCOUNTS_MAX, payments // PAYMENTS_PER_ACCOUNT))
+    spoiled = len(Fault)
+    write_sample(path, payments=payments, accounts=accounts, seed=seed, spoiled=spoiled)
+    return f"{path}, generated (seed {seed}), {spoiled} of it faulty on purpose"
+
+
+def _write_plan(plan: Plan, path: Path) -> None:
+    """Raises Refused when the folder holds the payments of another plan."""
+    if path.exists() and Plan.load(path) != plan:
+        raise Refused(
+            f"{path.parent} holds a run of another file or seed, and accounts that were opened "
+            "for it. Name another folder with --keep, or remove this one"
+        )
+    plan.save(path)
+
+
+async def _run(folder: Path, plan: Plan, points: list[int], out: Console) -> Progress:
+    this = asyncio.current_task()
+    assert this is not None
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    async with application.client(folder / STORE) as client:
+        await open_accounts(client, plan)
+        worker = Worker(folder / STORE, log=folder / WORKER_LOG, steps=folder / STEP_LOG)
+        with report.following(out) as show:
+            async with worker:
+                progress = await Run(client, worker, plan, points, show).to_the_end()
+                await worker.stop()
+    return progress
+
+
+def _commands(folder: Path, counts: Tally) -> list[tuple[str, str]]:
+    """What works from here, as it is to be typed."""
+    db = f"--db {shlex.quote(str(folder / STORE))}"
+    amends, python = _program("amends"), _program("python")
+    found = [(f"{amends} list {db}", "every payment, the latest first")]
+    for example, what in (
+        (counts.compensated_example, "a payment that was made good"),
+        (counts.resolved_example, "a payment that a person had to decide about"),
+    ):
+        if example is not None:
+            instance = shlex.quote(f"{transfer_money.name}/{example}")
+            found.append((f"{amends} show {instance} {db}", what))
+    proof = f"{python} -m examples.payments.proof {shlex.quote(str(folder))}"
+    return [*found, (proof, "the proof again; change an event with sqlite3 first, and it is false")]
+
+
+def _program(name: str) -> str:
+    """A program of this environment, by the shortest path that works from here."""
+    path = Path(sys.executable).with_name(name)
+    try:
+        return shlex.quote(str(path.relative_to(Path.cwd())))
+    except ValueError:
+        return shlex.quote(str(path))
+
+
+if __name__ == "__main__":
+    for name in [name for name in os.environ if name.startswith("AMENDS_")]:
+        del os.environ[name]  # the demo is the same wherever it is run
+    cli()

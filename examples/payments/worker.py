@@ -1,0 +1,107 @@
+"""The worker: `amends dev` in a process of its own, which the demo kills and starts again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import Process
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from examples.payments.outside import STEP_LOG_VARIABLE
+
+APP: Final = "examples.payments.transfer:app"
+ROOT: Final = Path(__file__).resolve().parents[2]
+STOP_TIMEOUT_S: Final = 45.0
+LOG_LINES_SHOWN: Final = 15
+
+
+class WorkerDied(Exception):
+    """The worker ended although nobody ended it."""
+
+
+class Worker:
+    """One worker at a time on one store: `async with Worker(…)`. Leaving it leaves no process.
+
+    `kills` counts what it went through.
+    """
+
+    def __init__(self, db: Path, *, log: Path, steps: Path) -> None:
+        self._db = db.absolute()
+        self._log = log.absolute()
+        self._steps = steps.absolute()
+        self._process: Process | None = None
+        self._watching: set[asyncio.Task[None]] = set()
+        self._death: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.kills = 0
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._end(signal.SIGKILL)
+        await asyncio.gather(*self._watching)
+        self._death.cancel()
+
+    async def kill_and_restart(self) -> None:
+        """SIGKILL: no handler runs, nothing is flushed. The next one takes up what is left."""
+        await self._end(signal.SIGKILL)
+        self.kills += 1
+        await self._start()
+
+    async def stop(self) -> None:
+        """SIGTERM, which lets it finish what it is at; SIGKILL if that takes too long."""
+        await self._end(signal.SIGTERM)
+
+    async def died(self) -> None:
+        """Wait, and raise WorkerDied with the end of its log if it ends by itself."""
+        await asyncio.shield(self._death)
+
+    async def _start(self) -> None:
+        with self._log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "amends", "dev", APP, "--db", str(self._db)),
+                cwd=ROOT,
+                env={**os.environ, STEP_LOG_VARIABLE: str(self._steps)},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._process = process
+        task = asyncio.create_task(self._watch(process))
+        self._watching.add(task)
+        task.add_done_callback(self._watching.discard)
+
+    async def _watch(self, process: Process) -> None:
+        code = await process.wait()
+        if process is self._process and not self._death.done():
+            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+            end = "\n".join(lines[-LOG_LINES_SHOWN:])
+            self._death.set_exception(WorkerDied(f"the worker ended with code {code}:\n{end}"))
+
+    async def _end(self, by: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        _send(process, by)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await process.wait()
+        except TimeoutError:
+            _send(process, signal.SIGKILL)
+            await process.wait()
+
+
+def _send(process: Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it ended a moment ago
+        process.send_signal(number)
