@@ -57,6 +57,8 @@ _AFTER_THE_END: Final = frozenset(
         e.StepUnknown,
         e.StepParked,
         e.StepResolved,
+        e.SagaStalled,
+        e.SagaResumed,
     )
 )
 
@@ -249,12 +251,13 @@ class Client:
         no engine took it up within `confirm_timeout` seconds).
         """
         instance, message = self._start_message(saga, input, id)
+        # Before the look: somebody else may start it in between.
+        watch = await self._watcher.watch(instance)
         if id is not None:
             known = await self.backend.store.read(instance.stream, limit=1)
             if known:
                 self._check_same(saga, message, known[0])
                 return Handle(self, saga, instance)
-        watch = await self._watcher.watch(instance)
         await self.send(message)
         try:
             async with asyncio.timeout(confirm_timeout):
