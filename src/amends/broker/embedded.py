@@ -290,9 +290,9 @@ class EmbeddedBroker:
 
     async def redrive(self, ids: Sequence[UUID]) -> int:
         """See `Broker.redrive`. All of them, or none."""
-        count = await self._perform(rows.redrive(ids, self._database.now_us()))
-        self._look_everywhere()
-        return count
+        self._check_open()
+        with _broker_words():
+            return await self._move(rows.redrive(ids, self._database.now_us()))
 
     async def discard(self, ids: Sequence[UUID]) -> int:
         """See `Broker.discard`."""
@@ -324,9 +324,8 @@ class EmbeddedBroker:
                     await self._earlier.wait()
                 elif self._next_due > self._database.now_us():
                     await self._earlier.wait_until(clock, from_us(self._next_due))
-                elif await self._database.writer.perform(rows.let_in_due(self._database.now_us())):
-                    for queue in self._queues.values():
-                        queue.look_again()
+                else:
+                    await self._move(rows.let_in_due(self._database.now_us()))
             except StoreClosed:
                 return
             except StoreError:
@@ -375,6 +374,19 @@ class EmbeddedBroker:
                 return None
             self._queues[name] = Queue(name, found[0][0])
         return self._queues[name]
+
+    async def _move(self, run: Callable[[Transaction], int]) -> int:
+        """Make messages ready that were not; how many.
+
+        The queues are told in commit order, like those that messages are handed to: told any
+        later, they might have handed on what was published behind these, and never look back.
+        """
+        task = Task(run)
+
+        task.finished = self._look_everywhere
+        await self._database.writer.submit(task)
+        moved: int = task.result
+        return moved
 
     async def _perform(self, run: Callable[[Transaction], T]) -> T:
         self._check_open()
