@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
+from rich.console import Group
 from rich.text import Text
 
 from amends.broker.port import QueueDepth
@@ -171,13 +172,13 @@ async def _status(*, db: str | None, json: bool) -> None:
     if json:
         emit(_status_json(store, counts, depths))
         return
-    show(Text.assemble(("store ", "dim"), store))
+    show(Text.assemble(("store  ", "dim"), store))
     if counts:
-        show(_counts_table(counts))
+        show(Group("", _counts_table(counts)))
     else:
         note("no saga was started here yet")
     if depths:
-        show(_depths_table(depths, now))
+        show(Group("", _depths_table(depths, now)))
     for hint in _hints(depths, now):
         note(hint)
 

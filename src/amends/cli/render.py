@@ -41,7 +41,11 @@ def state_of(summary: SagaSummary) -> Status | str:
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """A table without lines; the columns `right` are numbers."""
     made = Table(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="dim"
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="dim",
     )
     for name in columns:
         made.add_column(
