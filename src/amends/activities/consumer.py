@@ -34,7 +34,6 @@ from amends.domain.messages import (
     decode_message,
 )
 from amends.errors import (
-    AmendsError,
     BrokerUnavailable,
     Failure,
     InvalidMessage,
@@ -200,24 +199,14 @@ class ActivityConsumer:
         deadline = self._deadline(activity, command)
         timeout_s = None
         if deadline is not None:
-            timeout_s = max(0.0, (deadline - self._clock.now()).total_seconds())
+            timeout_s = (deadline - self._clock.now()).total_seconds()
+            if timeout_s <= 0:
+                # It may have begun with an earlier delivery, so it is not known to have failed.
+                return self._failed(command, AttemptOutcome.TIMED_OUT, _too_late(activity))
         timeout = asyncio.timeout(timeout_s)
         try:
             arguments = activity.arguments(command.input, command.result)
-            set_activity_context(
-                ActivityContext(
-                    instance=command.instance,
-                    activity=activity.name,
-                    seq=command.seq,
-                    attempt=command.attempt,
-                    idempotency_key=command.idempotency_key,
-                    origin_key=command.origin_key,
-                    deadline=deadline,
-                    correlation_id=message.correlation_id,
-                    command_id=str(message.id),
-                    repositories=self._repositories,
-                )
-            )
+            set_activity_context(self._context(activity, command, message, deadline))
             async with timeout:
                 result = await self._call(activity, arguments)
         except asyncio.CancelledError as error:
@@ -225,10 +214,34 @@ class ActivityConsumer:
             if current is not None and current.cancelling():
                 raise
             return self._failed(command, AttemptOutcome.FAILED, error_info(error))
-        except Exception as error:
-            outcome = AttemptOutcome.TIMED_OUT if timeout.expired() else AttemptOutcome.FAILED
-            return self._failed(command, outcome, self._describe(activity, error, timeout))
+        except (Exception, SystemExit) as error:  # an activity that exits must not end the engine
+            if timeout.expired():
+                return self._failed(
+                    command, AttemptOutcome.TIMED_OUT, _took_too_long(activity, timeout_s)
+                )
+            info = error_info(error, with_traceback=not isinstance(error, Failure))
+            return self._failed(command, AttemptOutcome.FAILED, info)
         return self._completed(activity, command, result)
+
+    def _context(
+        self,
+        activity: Activity[Any, Any],
+        command: RunStep,
+        message: Message,
+        deadline: datetime | None,
+    ) -> ActivityContext:
+        return ActivityContext(
+            instance=command.instance,
+            activity=activity.name,
+            seq=command.seq,
+            attempt=command.attempt,
+            idempotency_key=command.idempotency_key,
+            origin_key=command.origin_key,
+            deadline=deadline,
+            correlation_id=message.correlation_id,
+            command_id=str(message.id),
+            repositories=self._repositories,
+        )
 
     def _deadline(self, activity: Activity[Any, Any], command: RunStep) -> datetime | None:
         ends = [] if command.deadline is None else [command.deadline]
@@ -252,7 +265,7 @@ class ActivityConsumer:
     ) -> EngineMessage:
         try:
             value = _result_value(activity, result)
-        except AmendsError as error:
+        except Exception as error:
             # The effect happened; only its result is lost. "Failed" would be a lie.
             return self._failed(command, AttemptOutcome.VANISHED, error_info(error))
         return ReportCompleted.model_construct(
@@ -273,15 +286,18 @@ class ActivityConsumer:
             error=error,
         )
 
-    def _describe(
-        self, activity: Activity[Any, Any], error: Exception, timeout: asyncio.Timeout
-    ) -> ErrorInfo:
-        if timeout.expired():
-            return ErrorInfo(
-                type="TimeoutError",
-                message=f"{activity.name} took longer than {activity.timeout_s} s",
-            )
-        return error_info(error, with_traceback=not isinstance(error, Failure))
+
+def _took_too_long(activity: Activity[Any, Any], timeout_s: float | None) -> ErrorInfo:
+    return ErrorInfo(
+        type="TimeoutError", message=f"{activity.name} took longer than {timeout_s:g} s"
+    )
+
+
+def _too_late(activity: Activity[Any, Any]) -> ErrorInfo:
+    return ErrorInfo(
+        type="TimeoutError",
+        message=f"the time for all attempts of {activity.name} was over before this one began",
+    )
 
 
 def _result_value(activity: Activity[Any, Any], result: Any) -> Any:

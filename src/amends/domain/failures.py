@@ -30,10 +30,22 @@ def error_info(error: BaseException, *, with_traceback: bool = False) -> ErrorIn
         return error.error
     text = None
     if with_traceback:
-        text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS_MAX:]
+        text = _utf8("".join(traceback.format_exception(error))[-TRACEBACK_CHARS_MAX:])
     return ErrorInfo(
         type=type(error).__name__,
-        message=str(error)[:MESSAGE_CHARS_MAX],
+        message=_message(error),
         traceback=text,
         declared=isinstance(error, Failure),
     )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return _utf8(str(error)[:MESSAGE_CHARS_MAX])
+    except Exception as bug:  # the class's own code may raise anything
+        return f"<its text cannot be shown: {type(bug).__name__}>"
+
+
+def _utf8(text: str) -> str:
+    """A file name that is not UTF-8 has lone surrogates, and they stand in an error's text."""
+    return text.encode(errors="backslashreplace").decode()

@@ -143,13 +143,14 @@ class SagaExecution:
                 f"App(activities=[…]). Step not scheduled, nothing was appended."
             )
         undo = activity.undo_activity
+        raw_input = activity.input.to_json_value(input)
         seq = self.next_seq()
         self.decide(
             e.StepScheduled.model_construct(
                 seq=seq,
                 activity=activity.name,
                 queue=activity.queue,
-                input=activity.input.to_json_value(input),
+                input=raw_input,
                 undo=None if undo is None else undo.name,
                 undo_failed=activity.undo_failed,
                 pivot=pivot,

@@ -98,8 +98,8 @@ async def test_a_start_that_somebody_else_overtakes_at_any_moment_is_confirmed()
         class OutdatedStore:
             """Whoever reads learns how it was before a rival's start."""
 
-            async def read(self, stream: StreamName, *, limit: int) -> list[RecordedEvent]:
-                before = await real.store.read(stream, limit=limit)
+            async def read(self, stream: StreamName, **options: Any) -> list[RecordedEvent]:
+                before = await real.store.read(stream, **options)
                 await harness.start(one, Order(n=1), id="x")
                 await harness.settle()
                 return before
