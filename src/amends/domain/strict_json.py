@@ -129,13 +129,12 @@ class JsonType:
 
 
 def _is_plain_model(schema: Any) -> bool:
-    """Whether the `__dict__` of a model is all that its `==` looks at (and takes longer for)."""
-    return (
+    """Whether the `__dict__` of a model is all that goes into its JSON: `==` takes longer."""
+    return bool(
         schema["type"] == "model"
         and schema["schema"]["type"] == "model-fields"
         and schema["schema"].get("extra_behavior") != "allow"
         and schema["cls"].model_config.get("extra") != "allow"
-        and schema["cls"].__eq__ is BaseModel.__eq__
     )
 
 

@@ -72,6 +72,7 @@ def test_text_that_names_no_instance_is_refused(text: str) -> None:
 def test_an_id_may_have_slashes_and_dashes() -> None:
     assert InstanceId.parse("transfer/a/b-c") == ("transfer", "a/b-c")
     assert InstanceId.of_stream("saga.transfer-a/b-c") == ("transfer", "a/b-c")
+    assert StreamName.of("account", "a-b-c").category == "account"
 
 
 @pytest.mark.parametrize(

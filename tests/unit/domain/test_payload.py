@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from functools import cached_property
+from itertools import count
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
@@ -222,6 +223,12 @@ class Hidden(BaseModel):
     name: str = Field(default="", exclude=True)
 
 
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    _seen: int = PrivateAttr(default_factory=count().__next__)
+
+
 class Raising(BaseModel):
     name: str
 
@@ -277,6 +284,7 @@ SECRET = "jane.doe"
         (dict, {1: 2}, r"1: changed; \*: changed"),
         (dict[str, Line], {SECRET: Priced(**LINE.model_dump())}, r"\*: changed"),
         (Hidden, Hidden(name=SECRET), "name: changed"),
+        (Open, Open.model_validate({"tags": (1, 2)}), r"\*: changed"),
         (Strict, Strict(a=1), r"\*: extra_forbidden|double: extra_forbidden"),
         (OneWay, OneWay(out=3), "out: missing"),
         (Raising, Raising(name=SECRET), "a part of this Raising has no form"),

@@ -165,6 +165,15 @@ async def test_a_repeat_does_not_decide(accounts: Repository[Account]) -> None:
     assert repeat.one(Withdrawn).amount == 10
 
 
+async def test_no_two_events_have_one_id(accounts: Repository[Account], store: Store) -> None:
+    for id in ("1", "2"):
+        await accounts.execute(id, withdraw(0, "a", "a"), key="k")
+        await accounts.execute(id, deposit(1))
+        await accounts.execute(id, deposit(1))
+    ids = [event.id for event in await store.read_all()]
+    assert len(set(ids)) == len(ids) == 10
+
+
 async def test_a_key_counts_for_its_own_stream(accounts: Repository[Account]) -> None:
     one = await accounts.execute("1", deposit(1), key="k")
     two = await accounts.execute("2", deposit(1), key="k")
@@ -253,8 +262,13 @@ async def test_the_cache_is_bounded_by_use(store: Store) -> None:
 
 async def test_what_is_in_use_is_not_dropped(store: Store) -> None:
     accounts = Repository(store, Account, cache_max=0)
-    calls = [accounts.execute("1", deposit(1), attempts_max=1) for _ in range(10)]
-    assert [done.version for done in await asyncio.gather(*calls)] == list(range(10))
+    first, second = (
+        asyncio.create_task(accounts.execute("1", deposit(1), attempts_max=1)) for _ in range(2)
+    )
+    await first
+    assert not second.done()
+    third = await accounts.execute("1", deposit(1), attempts_max=1)
+    assert ((await second).version, third.version) == (1, 2)
     assert not accounts._slots
 
 

@@ -119,6 +119,13 @@ async def test_an_unknown_outcome_is_found_out(
     assert (await accounts.load("1")).balance == 1
 
 
+async def test_what_is_found_on_record_is_not_sent_again(
+    accounts: Repository[Account], store: Store
+) -> None:
+    store.after_append = [raises(UNKNOWN), raises(AssertionError("sent again"))]
+    assert (await accounts.execute("1", deposit(1))).version == 0
+
+
 async def test_an_unknown_append_of_which_another_came_first_is_decided_again(
     store: Store,
 ) -> None:
@@ -295,5 +302,5 @@ async def test_events_of_others_count_too(accounts: Repository[Account], store: 
     """A record without metadata, or with a key that is no text, is an event all the same."""
     await store.append(opening())
     await accounts.execute("1", deposit(1))
-    store.log()[1] = store.log()[1]._replace(metadata=b'{"idempotencyKey":5}')
+    store.log()[1] = store.log()[1]._replace(metadata=b'{"idempotencyKey":[5]}')
     assert (await Repository(store, Account).load("1")).balance == 101
