@@ -51,7 +51,6 @@ class Saga(Generic[I, R]):
                 f"saga {self.name!r} takes {len(self._parameters)} parameters; it must take a "
                 "SagaContext and at most one input (a pydantic model, say)"
             )
-        check_source(fn)
         self._signature = read_signature(fn, frame_locals)
         self._input: Payload[Any] | None = None
         self._result: Payload[Any] | None = None
@@ -83,8 +82,13 @@ class Saga(Generic[I, R]):
         return self._result
 
     def check(self) -> None:
-        """Resolve every type. Raises DefinitionError with what is wrong."""
+        """Resolve every type, and read the source for what a replay could not repeat.
+
+        Raises DefinitionError and NotAllowedInSaga with what is wrong. Done when the saga joins
+        an application and not before: only then is everything defined that it calls.
+        """
         _ = self.input, self.result
+        check_source(self.fn)
 
     def encode_event(self, event: BaseModel) -> EncodedEvent:
         """A domain event that the saga emits. Raises DefinitionError, InvalidPayload."""
@@ -145,7 +149,6 @@ def saga(
 
     Raises:
         DefinitionError: the signature or an option does not fit.
-        NotAllowedInSaga: its source does what a replay could not repeat.
     """
     options: dict[str, Any] = {"name": name, "deadline_s": deadline, "compensate": compensate}
     if fn is None:

@@ -8,9 +8,10 @@ to a `TimerSink`, and their coming due is an input like any other.
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 from zlib import crc32
@@ -83,6 +84,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
         # Small numbers alone would collide across instances in asyncio's own registries.
         self._numbers = crc32(instance.encode()) << 24
         self._running = False
+        self._discarded = False
         self.now_s = 0.0
         self.errors: list[BaseException] = []
 
@@ -94,6 +96,8 @@ class SagaLoop(asyncio.AbstractEventLoop):
         Must be called outside any task: Python 3.14 keeps one running task per thread.
         """
         outer = events._get_running_loop()
+        hooks = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(firstiter=None, finalizer=self._close_generator)
         events._set_running_loop(self)
         self._running = True
         left = CALLBACKS_MAX
@@ -109,6 +113,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
         finally:
             self._running = False
             events._set_running_loop(outer)
+            sys.set_asyncgen_hooks(*hooks)
 
     def fire(self, seq: int) -> None:
         """The timer is due; a timer that is no longer wanted is passed over."""
@@ -122,11 +127,17 @@ class SagaLoop(asyncio.AbstractEventLoop):
 
     def discard(self) -> None:
         """Drop everything without running it: the instance leaves the cache or has ended."""
+        self._discarded = True
         self._ready.clear()
         self._timers.clear()
         for task in self._tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         self._tasks.clear()
+
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """An async generator was left early: what it has in `finally` belongs to the saga."""
+        if not self._discarded:
+            self.create_task(generator.aclose())
 
     def _never_rests(self) -> NoReturn:
         self._ready.clear()
