@@ -11,6 +11,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from vulture import Vulture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ REGISTERING_DECORATORS = [
 OVERRIDES: dict[str, type] = {
     "src/amends/sagas/loop.py": asyncio.BaseEventLoop,
     "src/amends/testing/clock.py": asyncio.BaseEventLoop,
+    "src/amends/cli/output.py": Console,
 }
 
 #: `path::name` -> who uses it although no code of ours names it.
