@@ -39,8 +39,9 @@ class Console:
 
     def close(self) -> None:
         for process in self._background:
-            process.terminate()
-            assert process.wait(timeout=WAIT_S) == 0, "a background command did not end well"
+            if process.poll() is None:  # else the document itself has killed it
+                process.terminate()
+                assert process.wait(timeout=WAIT_S) == 0, "a background command did not end well"
             assert process.stdout is not None
             process.stdout.close()
         self._background.clear()
