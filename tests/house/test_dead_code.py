@@ -27,7 +27,8 @@ REGISTERING_DECORATORS = [
     "@model_validator",
     "@field_serializer",
     "@model_serializer",
-    "@*.undo",  # ours
+    "@applies",  # ours
+    "@*.undo",
     "@*.probe",
 ]
 
