@@ -129,8 +129,9 @@ class SqliteStore:
         """See `EventStore.subscribe`. Holds a position and one page of events, no queue."""
         self._check_open()
         database = self._database
-        # An async generator runs from its first `__anext__`, which is where "now" is.
-        at = await self.end() if after is None else after
+        # An async generator runs from its first `__anext__`, which is where "now" is: no `end()`,
+        # which would let others run, and append, before it looks.
+        at = await database.patiently(self._end_now) if after is None else after
         with database.writer.watching():
             while True:
                 # Look and wait without an await in between, or a ring could be missed.
