@@ -44,7 +44,10 @@ def list_(
     db: Db = None,
     json: Json = False,
 ) -> None:
-    """List saga instances, the latest first."""
+    """List saga instances, the latest first.
+
+    An instance whose journal cannot be read is listed whatever its state may be.
+    """
     if saga is not None:
         _check_saga(saga)
     age = None if older is None else parse_age(older)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -51,6 +53,10 @@ def root(
 
 def main() -> None:
     """Run the command line, and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show an arrow is no reason to show nothing.
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="amends")
     except SystemExit as end:

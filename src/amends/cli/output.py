@@ -33,8 +33,8 @@ def show(what: RenderableType, *, whole_lines: bool = False) -> None:
 
 
 def emit(value: Any) -> None:
-    """Print for programs: one line of JSON."""
-    sys.stdout.write(to_json(value).decode() + "\n")
+    """Print for programs: one line of JSON, in UTF-8 whatever the terminal's encoding is."""
+    sys.stdout.buffer.write(to_json(value) + b"\n")
 
 
 def note(text: str) -> None:

@@ -58,16 +58,12 @@ def test_all_instances_are_checked(amends: Amends) -> None:
     assert amends.ok("replay", APP, "--saga", "approve", "--json").json[0]["decisions"] == 0
 
 
-def test_code_that_wants_more_than_is_on_record_is_found_out(
-    amends: Amends, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_that_wants_more_than_is_on_record_is_found_out(amends: Amends) -> None:
     amends.start(transfer_app.approve, None, "a")
-    monkeypatch.setattr(transfer_app.approve, "fn", transfer_app.sleepy.fn)
-    monkeypatch.setattr(transfer_app.approve, "_parameters", transfer_app.sleepy._parameters)
-    monkeypatch.setattr(transfer_app.approve, "_input", transfer_app.sleepy.input)
-    monkeypatch.setattr(transfer_app.approve, "_lenient", None, raising=False)
-    ran = amends("replay", APP, "approve/a", "--json")
+    ran = amends("replay", CHANGED.replace(":app", ":hasty"), "approve/a")
     assert ran.code == 1
+    out = " ".join(ran.out.split())
+    assert "at the end of the journal: the journal has nothing more, but the code wants a" in out
 
 
 def test_a_stalled_instance_is_ok_with_the_code_that_was_fixed(

@@ -52,6 +52,15 @@ def test_a_closed_pipe_is_no_error(amends: Amends, verb: str) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def test_a_terminal_without_arrows_shows_what_it_can(amends: Amends) -> None:
+    amends.transfer("t", payer="Zoë")
+    ran = shell("amends show transfer/t", PYTHONIOENCODING="ascii")
+    assert ran.returncode == 0
+    assert "? withdraw completed" in ran.stdout
+    ran = shell("amends show transfer/t --json", PYTHONIOENCODING="ascii")
+    assert "Zoë" in ran.stdout
+
+
 def test_the_module_is_the_command(amends: Amends) -> None:
     ran = shell("amends list")
     assert ran.returncode == 3
