@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from amends.broker import embedded_rows as rows
 from amends.broker.commit import TurnCommit
 from amends.broker.embedded_queue import Hands, Held, Queue, State, columns_of
+from amends.broker.embedded_time import Timekeeper
 from amends.broker.port import Consumer, DeadLetter, Delivery, Message, QueueDepth
-from amends.domain.bell import Bell
 from amends.errors import (
     BrokerClosed,
     BrokerUnavailable,
@@ -23,14 +23,11 @@ from amends.errors import (
 from amends.stores.port import Append
 from amends.stores.sqlite.batch import Outgoing, Write
 from amends.stores.sqlite.commit import Task, Transaction
-from amends.stores.sqlite.database import SqliteDatabase, from_us, to_us
+from amends.stores.sqlite.database import SqliteDatabase, to_us
 from amends.stores.sqlite.schema import DELAYED, LATE_MESSAGE, MESSAGE
 from amends.stores.sqlite.store import check_append
 
 T = TypeVar("T")
-
-#: Before letting in due messages is tried again, when the file refused it.
-_RETRY_S: Final = 0.5
 
 
 class EmbeddedConsumer:
@@ -93,10 +90,7 @@ class EmbeddedBroker:
         self._prepared: set[str] = set()
         self._preparing = asyncio.Lock()
         self._was_killed: bool | None = None
-        self._broken: BaseException | None = None
-        self._timekeeper: asyncio.Task[None] | None = None
-        self._next_due: int | None = None
-        self._earlier = Bell()
+        self._timekeeper = Timekeeper(database, self._move, self._look_everywhere)
         self._closed = False
 
     # --- publishing
@@ -175,7 +169,7 @@ class EmbeddedBroker:
         place = write.first_place
         for message, out in zip(messages, write.outgoing, strict=True):
             if out.kind == DELAYED:
-                self._expect(out.moment)
+                self._timekeeper.expect(out.moment)
             elif place is None:
                 self._queue(message.queue).look_again()
             else:
@@ -209,7 +203,7 @@ class EmbeddedBroker:
     def _look_everywhere(self) -> None:
         for queue in self._queues.values():
             queue.look_again()
-        self._earlier.ring()
+        self._timekeeper.expect_anything()
 
     async def _prepare(self, queue: Queue, limit: int) -> None:
         """Before anything of a queue is received here for the first time."""
@@ -221,20 +215,11 @@ class EmbeddedBroker:
             if self._was_killed and queue.name not in self._prepared:
                 await self._perform(rows.count_lost(queue, limit))
             self._prepared.add(queue.name)
-            if self._timekeeper is None:
-                self._timekeeper = asyncio.ensure_future(self._keep_time())
-                self._timekeeper.add_done_callback(self._time_stopped)
-
-    def _time_stopped(self, timekeeper: asyncio.Task[None]) -> None:
-        """A clock that fails must not go unnoticed: delayed messages would never come."""
-        if not timekeeper.cancelled():
-            self._broken = timekeeper.exception()
-            self._look_everywhere()
+            self._timekeeper.start()
 
     async def _fill(self, queue: Queue, hands: Hands) -> None:
         self._check_open()
-        if self._broken is not None:
-            raise BrokerUnavailable("nothing waits for delayed messages any more") from self._broken
+        self._timekeeper.check()
         with _broker_words():
             await self._database.patiently(lambda: queue.fill(hands, self._database.query))
 
@@ -308,34 +293,6 @@ class EmbeddedBroker:
             )
         return rows.read_depths(ready, delayed)
 
-    # --- delays
-
-    def _expect(self, due: int) -> None:
-        if self._next_due is None or due < self._next_due:
-            self._earlier.ring()
-
-    async def _keep_time(self) -> None:
-        """Let in what is due, and wait for what is due next: one timer, whatever is delayed."""
-        clock = self._database.clock
-        while True:
-            try:
-                self._next_due = await self._database.patiently(self._look_for_due)
-                if self._next_due is None:
-                    await self._earlier.wait()
-                elif self._next_due > self._database.now_us():
-                    await self._earlier.wait_until(clock, from_us(self._next_due))
-                else:
-                    await self._move(rows.let_in_due(self._database.now_us()))
-            except StoreClosed:
-                return
-            except StoreError:
-                # Full, or locked: the messages are late, but there.
-                await asyncio.sleep(_RETRY_S)
-
-    def _look_for_due(self) -> int | None:
-        due: int | None = self._database.query("SELECT min(due) FROM delayed")[0][0]
-        return due
-
     # --- the rest
 
     async def close(self) -> None:
@@ -343,8 +300,7 @@ class EmbeddedBroker:
         if self._closed:
             return
         self._closed = True
-        if self._timekeeper is not None:
-            self._timekeeper.cancel()
+        self._timekeeper.stop()
         for consumer in list(self._consumers):
             await consumer.close()
         if self._was_killed is not None:
