@@ -6,10 +6,12 @@ python -m examples.payments [--file FILE] [--payments N] [--kills K] [--seed S] 
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -19,23 +21,18 @@ from rich.console import Console
 from amends import AmendsError
 from examples.payments import report
 from examples.payments.batch import open_accounts, read_payments
+from examples.payments.folder import Folder, Refused, working_in
 from examples.payments.log import read_log
 from examples.payments.pain001 import Batch, PaymentFileError
 from examples.payments.plan import Plan, make_plan
-from examples.payments.proof import PLAN, STORE, prove
+from examples.payments.proof import prove
+from examples.payments.report import ROWS_MAX
 from examples.payments.run import Progress, Run, Stuck, kill_points
 from examples.payments.sample import Fault, write_sample
 from examples.payments.tally import Tally, tally
 from examples.payments.transfer import app as application
 from examples.payments.transfer import transfer_money
 from examples.payments.worker import Worker, WorkerDied
-
-DEFAULT_FOLDER: Final = Path(".amends-demo")
-SAMPLE: Final = "payments.xml"
-WORKER_LOG: Final = "worker.log"
-STEP_LOG: Final = "steps.log"
-#: All that the demo ever writes; nothing else is ever removed from its folder.
-OURS: Final = (SAMPLE, PLAN, WORKER_LOG, STEP_LOG)
 
 PAYMENTS: Final = 1000
 PAYMENTS_PER_ACCOUNT: Final = 10
@@ -65,7 +62,7 @@ def demo(
     try:
         sys.exit(_demo(file, payments, kills, seed, keep, verbose=verbose))
     except PaymentFileError as error:
-        report.complain(f"{file} cannot be paid. {error}")
+        report.complain(f"{file} cannot be paid: {error}")
     except OSError as error:
         report.complain(f"{error.filename or ''}: {error.strerror or error}")
     except Refused as error:
@@ -73,119 +70,113 @@ def demo(
     sys.exit(2)
 
 
-class Refused(Exception):
-    """Nothing was done, for a reason that the user can change."""
-
-
 def _demo(
     file: Path | None, payments: int, kills: int, seed: int, keep: Path | None, *, verbose: bool
 ) -> int:
-    out = report.console()
     # A file that cannot be paid is refused before anything is created.
     batch = None if file is None else _read(file)
-    folder = _prepare(keep or DEFAULT_FOLDER, fresh=keep is None)
-    source = str(file)
-    if batch is None:
-        source = _write_sample(folder / SAMPLE, payments, seed)
-        batch = _read(folder / SAMPLE)
-    plan = make_plan(batch.payments, seed)
-    _write_plan(plan, folder / PLAN)
-    report.show_batch(out, source, batch, plan)
-    report.show_rejections(out, batch, verbose=verbose)
-    try:
-        progress = asyncio.run(_run(folder, plan, kill_points(len(plan.orders), kills, seed), out))
-    except (Stuck, WorkerDied, AmendsError, TimeoutError) as error:
-        report.complain(f"{error}\nEverything so far is in {folder}.")
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        report.complain(f"stopped; no worker is left running. Everything so far is in {folder}.")
-        return 130
-    counts = tally(read_log(folder / STORE), folder / STEP_LOG)
-    report.show_tally(out, counts, progress)
-    claims = prove(folder / STORE, plan)
-    report.show_claims(out, claims)
-    report.show_commands(out, _commands(folder, counts))
-    return 0 if all(claim.holds for claim in claims) else 1
+    with working_in(keep) as folder:
+        source = str(file)
+        if batch is None:
+            source = _write_sample(folder.sample, payments, seed)
+            batch = _read(folder.sample)
+        plan = make_plan(batch.payments, seed)
+        folder.keep_plan(plan)
+        out = report.console()
+        report.show_batch(out, source, batch, plan)
+        report.show_rejections(out, batch, verbose=verbose)
+        try:
+            progress = asyncio.run(
+                _run(folder, plan, kill_points(len(plan.orders), kills, seed), out)
+            )
+        except (Stuck, WorkerDied, AmendsError) as error:
+            report.complain(f"{error}\nWhat happened so far is in {folder.path}.")
+            return 1
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            report.complain(
+                f"stopped, and the worker too. What happened so far is in {folder.path}."
+            )
+            return 130
+        return _account_for(folder, plan, progress, out)
 
 
 def _read(file: Path) -> Batch:
     """Raises PaymentFileError, OSError and Refused."""
     if file.exists() and not file.is_file():
-        raise Refused(f"{file} is no file; it is read twice, so a pipe will not do")
+        raise Refused(f"{file} is not a file; it is read twice, so a pipe will not do")
     batch = read_payments(file)
     if not batch.payments:
-        reasons = "".join(f"\nline {r.line}: {r.reason}" for r in batch.rejected[:20])
-        raise Refused(f"{file} has no payment that can be paid; nothing was created{reasons}")
+        reasons = "".join(f"\nline {r.line}: {r.reason}" for r in batch.rejected[:ROWS_MAX])
+        raise Refused(f"{file} has no payment that can be paid{reasons}")
     return batch
-
-
-def _prepare(folder: Path, *, fresh: bool) -> Path:
-    """The folder to work in; `fresh`: without what an earlier run left there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if fresh:
-        for path in (*(folder / name for name in OURS), *folder.glob(f"{STORE}*")):
-            path.unlink(missing_ok=True)
-    return folder
 
 
 def _write_sample(path: Path, payments: int, seed: int) -> str:
     accounts = max(2, min(ACCOUNTS_MAX, payments // PAYMENTS_PER_ACCOUNT))
     spoiled = len(Fault)
     write_sample(path, payments=payments, accounts=accounts, seed=seed, spoiled=spoiled)
-    return f"{path}, generated (seed {seed}), {spoiled} of it faulty on purpose"
+    return f"{path} (generated, {spoiled} payments faulty on purpose)"
 
 
-def _write_plan(plan: Plan, path: Path) -> None:
-    """Raises Refused when the folder holds the payments of another plan."""
-    if path.exists() and Plan.load(path) != plan:
-        raise Refused(
-            f"{path.parent} holds a run of another file or seed, and accounts that were opened "
-            "for it. Name another folder with --keep, or remove this one"
-        )
-    plan.save(path)
-
-
-async def _run(folder: Path, plan: Plan, points: list[int], out: Console) -> Progress:
+async def _run(folder: Folder, plan: Plan, points: list[int], out: Console) -> Progress:
     this = asyncio.current_task()
     assert this is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    async with application.client(folder / STORE) as client:
+    async with application.client(folder.store) as client:
         await open_accounts(client, plan)
-        worker = Worker(folder / STORE, log=folder / WORKER_LOG, steps=folder / STEP_LOG)
-        with report.following(out) as show:
-            async with worker:
+        with report.following(out, len(plan.orders)) as show:
+            async with Worker(folder.store, log=folder.worker_log, steps=folder.step_log) as worker:
                 progress = await Run(client, worker, plan, points, show).to_the_end()
                 await worker.stop()
     return progress
 
 
-def _commands(folder: Path, counts: Tally) -> list[tuple[str, str]]:
+def _account_for(folder: Folder, plan: Plan, progress: Progress, out: Console) -> int:
+    """Show what happened and prove it; the exit code says whether it is proved."""
+    counts = tally(read_log(folder.store), folder.step_log)
+    report.show_tally(out, counts)
+    report.show_effort(out, counts, progress)
+    claims = prove(folder.store, plan)
+    report.show_claims(out, claims)
+    report.show_commands(out, _commands(folder, counts))
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+def _commands(folder: Folder, counts: Tally) -> list[tuple[str, str]]:
     """What works from here, as it is to be typed."""
-    db = f"--db {shlex.quote(str(folder / STORE))}"
+    db = f"--db {shlex.quote(str(folder.store))}"
     amends, python = _program("amends"), _program("python")
     found = [(f"{amends} list {db}", "every payment, the latest first")]
     for example, what in (
-        (counts.compensated_example, "a payment that was made good"),
-        (counts.resolved_example, "a payment that a person had to decide about"),
+        (counts.refused_example, "one whose deposit was refused: the money goes back"),
+        (counts.unknown_example, "one whose withdrawal nobody answered: asked, then made good"),
+        (counts.decided_example, "one that a person had to decide about"),
     ):
         if example is not None:
             instance = shlex.quote(f"{transfer_money.name}/{example}")
             found.append((f"{amends} show {instance} {db}", what))
-    proof = f"{python} -m examples.payments.proof {shlex.quote(str(folder))}"
-    return [*found, (proof, "the proof again; change an event with sqlite3 first, and it is false")]
+    proof = f"{python} -m examples.payments.proof {shlex.quote(str(folder.path))}"
+    return [*found, (proof, "the proof again: change an event with sqlite3, and it is false")]
 
 
 def _program(name: str) -> str:
     """A program of this environment, by the shortest path that works from here."""
     path = Path(sys.executable).with_name(name)
-    try:
-        return shlex.quote(str(path.relative_to(Path.cwd())))
-    except ValueError:
-        return shlex.quote(str(path))
+    with suppress(ValueError):
+        path = path.relative_to(Path.cwd())
+    return shlex.quote(str(path))
+
+
+def main() -> None:
+    """Run the demo, the same whatever is set for other engines and whatever stdout can show."""
+    for name in [name for name in os.environ if name.startswith("AMENDS_")]:
+        del os.environ[name]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    cli()
 
 
 if __name__ == "__main__":
-    for name in [name for name in os.environ if name.startswith("AMENDS_")]:
-        del os.environ[name]  # the demo is the same wherever it is run
-    cli()
+    main()

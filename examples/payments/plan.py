@@ -106,7 +106,7 @@ def _openings(orders: Sequence[Order], rng: random.Random) -> Iterable[Opening]:
     poor = _poor(orders, rng)
     frozen = _frozen(orders, rng)
     for account, currency in currencies.items():
-        share = rng.uniform(0.6, 0.9) if account in poor else rng.uniform(1.0, 1.5)
+        share = rng.uniform(0.3, 0.7) if account in poor else rng.uniform(1.0, 1.5)
         yield Opening(
             account=account,
             currency=currency,

@@ -123,7 +123,7 @@ def prove(db: Path, plan: Plan) -> list[Claim]:
         _nothing_twice(books, plan),
         _all_settled(books, plan),
         _never_below_zero(books),
-        _nothing_missing(books),
+        _no_gaps(books),
     ]
 
 
@@ -208,9 +208,9 @@ def _never_below_zero(books: Books) -> Claim:
     return Claim("no account is below zero", detail, tuple(books.overdrawn))
 
 
-def _nothing_missing(books: Books) -> Claim:
-    detail = f"{books.events:,} events, every stream numbered 0, 1, 2 …"
-    return Claim("no event is missing", detail, tuple(books.gaps))
+def _no_gaps(books: Books) -> Claim:
+    detail = f"{books.events:,} events, numbered 0, 1, 2 … in each"
+    return Claim("no stream has a gap", detail, tuple(books.gaps))
 
 
 def main() -> int:
@@ -225,9 +225,9 @@ def main() -> int:
         print(f"{folder} has no finished run to prove: {error}", file=sys.stderr)
         return 2
     for claim in claims:
-        print("true  " if claim.holds else "FALSE ", f"{claim.title}: {claim.detail}")
+        print(f"true   {claim.title}: {claim.detail}" if claim.holds else f"FALSE  {claim.title}")
         for fault in claim.faults:
-            print("         ", fault)
+            print(f"           {fault}")
     return 0 if all(claim.holds for claim in claims) else 1
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +23,8 @@ ROWS_MAX: Final = 20
 FAULTS_MAX: Final = 5
 #: Without a terminal, a line is printed whenever so much more of the payments is settled.
 LINES_PER_RUN: Final = 10
+#: What the name of an error does not say by itself.
+MEANINGS: Final = {"TimeoutError": "no answer, so nobody knows whether it was withdrawn"}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -52,17 +54,17 @@ def show_batch(out: Console, source: str, batch: Batch, plan: Plan) -> None:
     total: Counter[str] = Counter()
     for order in plan.orders:
         total[order.currency] += order.cents
+    amounts = ", ".join(amount_text(cents, name) for name, cents in sorted(total.items()))
     poor = sum(opening.poor for opening in plan.openings)
     frozen = sum(opening.frozen for opening in plan.openings)
-    heading(out, "Amends", "1 payment = 1 saga: withdraw, deposit, notify")
+    made_up = f"{len(plan.openings):,}, with balances made up here: {poor} too low"
+    accounts = f"{made_up}, {_count(frozen, 'account')} frozen" if frozen else made_up
+    heading(out, "Amends demo", "each payment is a saga: withdraw, deposit, notify")
     facts = _grid()
-    facts.add_row("file", Text(printable(source)))
-    facts.add_row("message", Text(f"{printable(batch.message_id)}, pain.001.001.{batch.version}"))
-    amounts = " and ".join(amount_text(cents, name) for name, cents in sorted(total.items()))
-    facts.add_row("to pay", f"{_count(len(plan.orders), 'payment')}, {amounts}")
-    facts.add_row("rejected", f"{len(batch.rejected):,}" if batch.rejected else "none")
-    made_up = f"{len(plan.openings):,}, their balances made up: {poor} hold too little"
-    facts.add_row("accounts", f"{made_up}, {frozen} frozen" if frozen else made_up)
+    facts.add_row("  file", Text(printable(source)))
+    facts.add_row("  message", Text(f"{printable(batch.message_id)}, pain.001.001.{batch.version}"))
+    facts.add_row("  to pay", f"{_count(len(plan.orders), 'payment')}, {amounts}")
+    facts.add_row("  accounts", accounts)
     out.print(facts)
 
 
@@ -71,7 +73,7 @@ def show_rejections(out: Console, batch: Batch, *, verbose: bool) -> None:
     rejected = [(r.line, r.end_to_end_id or "", r.reason) for r in batch.rejected]
     findings = [(f.line, "", f.message) for f in batch.findings]
     for title, rows in (
-        ("Rejected; the rest is paid", rejected),
+        (f"Rejected: {_count(len(rejected), 'payment')}; the rest is paid", rejected),
         ("Odd about the file; it is paid all the same", findings),
     ):
         if rows:
@@ -94,28 +96,28 @@ def _lines_table(rows: Sequence[tuple[int, str, str]]) -> Table:
 
 
 @contextmanager
-def following(out: Console) -> Iterator[Callable[[Progress], None]]:
+def following(out: Console, total: int) -> Iterator[Callable[[Progress], None]]:
     """Gives what shows the progress: a bar on a terminal, a line now and then elsewhere."""
-    heading(out, "Running", "the worker is a process of its own, killed with SIGKILL and restarted")
+    heading(out, "Running", "the worker is a process of its own, and killed with SIGKILL")
     if not out.is_terminal:
         yield _lines(out)
         return
     columns = (
-        TextColumn("  "),
-        BarColumn(bar_width=None),
+        TextColumn(" "),
+        BarColumn(bar_width=None, complete_style="green", finished_style="green"),
         TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
-        TextColumn("[dim]{task.fields[rate]:,.0f}/s[/]"),
-        TextColumn("[yellow]{task.fields[kills]}[/]"),
+        TextColumn("[dim]{task.fields[rate]:,.0f}/s"),
+        TextColumn("[yellow]{task.fields[kills]}"),
+        TimeElapsedColumn(),
     )
     with Bar(*columns, console=out, expand=True) as bar:
-        task = bar.add_task("", total=1, rate=0, kills="")
+        task = bar.add_task("", total=total, rate=0, kills="")
 
         def show(progress: Progress) -> None:
             bar.update(
                 task,
-                total=progress.total,
                 completed=progress.settled,
-                rate=progress.settled / progress.seconds,
+                rate=progress.rate,
                 kills=_count(progress.kills, "kill"),
             )
 
@@ -123,54 +125,60 @@ def following(out: Console) -> Iterator[Callable[[Progress], None]]:
 
 
 def _lines(out: Console) -> Callable[[Progress], None]:
-    shown = (-1, 0)
+    shown = (0, 0)
 
     def show(progress: Progress) -> None:
         nonlocal shown
-        part = progress.settled * LINES_PER_RUN // progress.total
-        if (part, progress.kills) == shown:
+        now = (progress.settled * LINES_PER_RUN // progress.total, progress.kills)
+        if now == shown:
             return
-        shown = (part, progress.kills)
+        kill = f", kill {progress.kills}" if progress.kills > shown[1] else ""
+        shown = now
         settled = f"{progress.settled:,} of {progress.total:,} settled"
-        out.print(f"  {settled}, {_count(progress.kills, 'kill')}, {progress.seconds:.1f} s")
+        out.print(f"  {progress.seconds:5.1f} s  {settled}{kill}")
 
     return show
 
 
-def show_tally(out: Console, made: Tally, progress: Progress) -> None:
+def show_tally(out: Console, made: Tally) -> None:
     """How the payments ended, and what that took."""
-    heading(out, "What became of them")
+    heading(out, "What became of the payments")
     facts = _grid(number=True)
-    facts.add_row(f"{made.completed:,}", "completed", "")
-    for counts, word, more in (
-        (made.compensated, "compensated", "what was withdrawn is given back"),
-        (made.failed, "failed", "there was nothing to undo"),
-        (made.other, "ended otherwise", ""),
+    facts.add_row(f"{made.completed:,}", "completed")
+    if decided := made.completed_after_decision:
+        person = "(here the demo itself)"
+        facts.add_row("", _detail(decided, "after they parked, and a person decided", person))
+    for counts, what in (
+        (made.compensated, "compensated: what was withdrawn is given back"),
+        (made.failed, "failed: there was nothing to undo"),
+        (made.other, "ended otherwise"),
     ):
         if counts:
-            facts.add_row(f"{counts.total():,}", word, Text(more, style="dim"))
+            facts.add_row(f"{counts.total():,}", what)
             for reason, count in counts.most_common():
-                facts.add_row("", f"  {count:,} {printable(reason)}", "")
-    if made.resolved:
-        parked = "of these parked, and resolved by a person (here: by the demo)"
-        facts.add_row(
-            f"{made.resolved.total():,}", "completed in the end", Text(parked, style="dim")
-        )
+                meaning = MEANINGS.get(reason, "")
+                facts.add_row("", _detail(count, printable(reason), meaning))
     out.print(facts)
+
+
+def show_effort(out: Console, made: Tally, progress: Progress) -> None:
+    """What the payments took."""
     heading(out, "What it took")
     took = _grid(number=True)
     for number, what, more in (
         (progress.kills, "kills survived", ""),
-        (made.attempts, "attempts", "runs of an activity"),
-        (made.repeated, "run twice", "because a kill came before the report"),
-        (made.timeouts, "without an answer", "timed out, or lost with the worker"),
+        (made.attempts, "attempts", "each a run of an activity"),
+        (made.repeated, "begun again", "after a kill, under the same number"),
+        (made.unanswered, "unanswered", "timed out, or lost with the worker"),
         (made.retries, "retries", ""),
-        (made.probes, "probes", "asked whether a deposit that gave no answer had happened"),
+        (made.probes, "probes", "asked the payee's account whether a deposit is there"),
         (made.undos, "undos", ""),
     ):
-        took.add_row(f"{number:,}", what, Text(more, style="dim"))
-    rate = f"{progress.total / progress.seconds:,.0f} payments/s, kills and restarts included"
-    took.add_row(f"{progress.seconds:.1f}", "seconds", Text(rate, style="dim"))
+        took.add_row(f"{number:,}", f"{what:<14}[dim]{more}")
+    rate = f"{progress.rate:,.0f} payments/s, kills and restarts included"
+    if progress.settled_before:
+        rate = f"{progress.settled_before:,} payments were settled before, and left alone"
+    took.add_row(f"{progress.seconds:.1f}", f"{'seconds':<14}[dim]{rate}")
     out.print(took)
 
 
@@ -196,13 +204,16 @@ def show_commands(out: Console, commands: Sequence[tuple[str, str]]) -> None:
         out.print(Text(f"  {command}"), soft_wrap=True)
 
 
+def _detail(number: int, what: str, more: str = "") -> Text:
+    return Text.assemble(f"{number:>4,} {what}", (f"  {more}" if more else "", "dim"))
+
+
 def _grid(*, number: bool = False) -> Table:
     made = Table.grid(padding=(0, 2, 0, 0))
     if number:
-        made.add_column(justify="right", min_width=8, no_wrap=True, style="bold")
-        made.add_column(no_wrap=True)
+        made.add_column(justify="right", min_width=7, no_wrap=True, style="bold")
     else:
-        made.add_column(min_width=10, style="dim")
+        made.add_column(min_width=10, no_wrap=True, style="dim")
     made.add_column(overflow="fold")
     return made
 

@@ -24,7 +24,8 @@ FINAL: Final = frozenset(
 KILLS_FROM, KILLS_TO = 0.04, 0.85
 #: The longest that nothing may happen. A step with all its attempts takes some four seconds.
 QUIET_S: Final = 60.0
-DRAIN_S: Final = 10.0
+DRAIN_S: Final = 20.0
+POLL_S: Final = 0.05
 OPERATOR: Final = "demo operator"
 
 
@@ -33,18 +34,29 @@ class Stuck(Exception):
 
 
 class Progress:
-    """How far the run is."""
+    """How far the run is. `settled_before` is what an earlier run in the same folder settled."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.settled = 0
+        self.settled_before = 0
         self.kills = 0
-        self.started = time.monotonic()
+        self._began = time.monotonic()
+        self._ended: float | None = None
 
     @property
     def seconds(self) -> float:
-        """Since the first payment was submitted."""
-        return time.monotonic() - self.started
+        """From the first payment that was submitted until now, or until all were settled."""
+        return (self._ended or time.monotonic()) - self._began
+
+    @property
+    def rate(self) -> float:
+        """Payments that this run settled in a second."""
+        return (self.settled - self.settled_before) / max(self.seconds, 1e-9)
+
+    def end(self) -> None:
+        """All are settled: stop the clock."""
+        self._ended = time.monotonic()
 
 
 def kill_points(total: int, kills: int, seed: int) -> list[int]:
@@ -74,15 +86,16 @@ class Run:
         self._points = list(points)
         self._show = show
         self._progress = Progress(len(plan.orders))
-        #: What an earlier run left is no work of this worker, nor is what was done before a kill.
-        self._worked_after = START
+        #: Where the log ended when this run began, and when the present worker was started: events
+        #: before that are not its work.
+        self._began_after = self._worked_after = START
 
     async def to_the_end(self) -> Progress:
         """Submit every payment, and return when all are settled and no message is left.
 
         Raises Stuck, and WorkerDied when the worker ends by itself.
         """
-        self._worked_after = await self._store.end()
+        self._began_after = self._worked_after = await self._store.end()
         tasks = [
             asyncio.create_task(work)
             for work in (self._worker.died(), submit(self._client, self._plan), self._follow())
@@ -115,15 +128,21 @@ class Run:
                     await self._attend(event)
                     if event.type in FINAL:
                         unsettled.discard(event.stream)
-                        self._progress.settled = len(self._plan.orders) - len(unsettled)
-                        self._show(self._progress)
+                        self._settled(event, len(self._plan.orders) - len(unsettled))
                     if not unsettled:
+                        self._progress.end()
                         return
                     await self._maybe_kill(event)
         except TimeoutError:
             raise Stuck(
                 f"nothing happened for {QUIET_S:.0f} s, and {len(unsettled)} payments are open"
             ) from None
+
+    def _settled(self, event: RecordedEvent, count: int) -> None:
+        self._progress.settled = count
+        if event.position <= self._began_after:
+            self._progress.settled_before = count
+        self._show(self._progress)
 
     async def _maybe_kill(self, event: RecordedEvent) -> None:
         points = self._points
@@ -167,9 +186,9 @@ class Run:
         """Wait until the engine has taken every message: the starts of a file that is submitted
         again settle nothing, so no event tells that they were seen.
         """
-        async with asyncio.timeout(DRAIN_S):
-            while True:
-                depths = await self._client.backend.broker.depths()
-                if not any(depth.ready for depth in depths):
-                    return
-                await asyncio.sleep(0.05)
+        for _ in range(int(DRAIN_S / POLL_S)):
+            depths = await self._client.backend.broker.depths()
+            if not any(depth.ready for depth in depths):
+                return
+            await asyncio.sleep(POLL_S)
+        raise Stuck(f"every payment is settled, but messages are left after {DRAIN_S:.0f} s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ APP: Final = "examples.payments.transfer:app"
 ROOT: Final = Path(__file__).resolve().parents[2]
 STOP_TIMEOUT_S: Final = 45.0
 LOG_LINES_SHOWN: Final = 15
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 
 class WorkerDied(Exception):
@@ -76,6 +78,7 @@ class Worker:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         self._process = process
         task = asyncio.create_task(self._watch(process))
@@ -100,6 +103,11 @@ class Worker:
         except TimeoutError:
             _send(process, signal.SIGKILL)
             await process.wait()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends, in whatever way: no worker is left."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _send(process: Process, number: signal.Signals) -> None:
