@@ -86,7 +86,7 @@ def terminate(
 ) -> None:
     """End a saga on the spot. NOTHING is undone.
 
-    `cancel` is what you want, unless the saga cannot undo what it did.
+    Use `amends cancel` to have undone what it did.
     """
     instance = parse_instance(id)
     name = who_or_login(who)
@@ -108,7 +108,8 @@ def resolve(
     resolution: Annotated[
         Resolution,
         typer.Argument(
-            help="retry: try again. skip: go on as if it was not done. complete: you saw to it."
+            metavar="retry|skip|complete",
+            help="retry: try again. skip: go on as if it was not done. complete: you saw to it.",
         ),
     ],
     why: Why,

@@ -33,7 +33,11 @@ AT_CHARS_MAX: Final = 80
 def list_(
     state: Annotated[
         list[Status] | None,
-        typer.Option("--state", help="Only in this state; repeat it for several."),
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help=f"Only in this state: {', '.join(Status)}. Repeat it for several.",
+        ),
     ] = None,
     saga: Annotated[str | None, typer.Option(help="Only this saga's.")] = None,
     older: Annotated[
