@@ -1,5 +1,6 @@
 import asyncio
 import socket
+import threading
 import time
 from datetime import timedelta
 
@@ -96,6 +97,24 @@ def test_a_deadlock_names_who_waits_and_where() -> None:
     assert "2026-01-01T00:00:05" in str(caught.value)
     assert "the forgotten one in wait_for_nothing" in str(caught.value)
     assert "test_clock.py" in str(caught.value)
+
+
+def test_io_may_be_all_that_is_left() -> None:
+    async def main() -> bytes:
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        # A thread that the loop knows nothing of stands for another process.
+        answer = threading.Timer(0.05, theirs.send, [b"x"])
+        answer.start()
+        try:
+            return await reader.read(1)
+        finally:
+            answer.join()
+            theirs.close()
+            writer.close()
+            await writer.wait_closed()
+
+    assert run_virtual(main()) == b"x"
 
 
 def test_time_goes_on_from_one_loop_to_the_next() -> None:

@@ -315,6 +315,27 @@ class ConsumerContract(BrokerContractBase):
         received = messages_of(await drain(broker, queue))
         assert set(received) == set(messages)
 
+    @pytest.mark.parametrize("end", ["stop", "close"])
+    async def test_an_end_at_any_moment_loses_nothing(
+        self, broker: Broker, queue: str, end: str
+    ) -> None:
+        for pauses in range(12):
+            message = new_message(queue)
+            consumer = broker.consume(queue, limit=1)
+            receiving = asyncio.ensure_future(consumer.receive())
+            publishing = asyncio.ensure_future(broker.publish([message]))
+            for _ in range(pauses):
+                await asyncio.sleep(0)
+            await (consumer.stop() if end == "stop" else consumer.close())
+            received = messages_of(await soon(receiving))
+            await soon(publishing)
+            if end == "close":
+                # Received or not, it is in nobody's hands now.
+                received = []
+            assert received + messages_of(await drain(broker, queue)) == [message]
+            await consumer.close()
+            await drain(broker, queue)
+
 
 class ReplyContract(BrokerContractBase):
     """Acknowledging by publishing what it led to."""

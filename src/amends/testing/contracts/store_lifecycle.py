@@ -46,7 +46,10 @@ class StoreLifecycleContract(StoreContractBase):
         async with closing(store.subscribe(START, filter=mine)) as subscription:
             await take(subscription, 1)
             waiting = asyncio.ensure_future(anext(subscription))
-            await asyncio.sleep(0)
+            for _ in range(20):
+                # Until it has found nothing and waits, not only looks.
+                await store.end()
+                await asyncio.sleep(0)
             await store.close()
             with pytest.raises(StoreClosed):
                 await soon(waiting)

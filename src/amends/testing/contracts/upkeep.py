@@ -85,6 +85,22 @@ class DelayContract(BrokerContractBase):
             await clock.advance(90)
             assert messages_of(await receive(consumer, 1)) == [late]
 
+    async def test_whoever_waits_for_a_delay_sees_what_comes_meanwhile(
+        self, broker: Broker, queue: str, clock: ManualClock
+    ) -> None:
+        self.needs_clock()
+        await broker.publish([new_message(queue, due=after(clock, YEAR_S))])
+        for pauses in range(12):
+            async with consuming(broker, queue) as consumer:
+                waiting = asyncio.ensure_future(receive(consumer, 1))
+                for _ in range(pauses):
+                    await asyncio.sleep(0)
+                message = new_message(queue)
+                await broker.publish([message])
+                received = await waiting
+                assert messages_of(received) == [message]
+                await broker.ack(received)
+
     async def test_due_messages_come_earliest_first(
         self, broker: Broker, queue: str, clock: ManualClock
     ) -> None:
