@@ -25,7 +25,8 @@ See `amends.testing.store_contract` for what pytest needs.
 from __future__ import annotations
 
 from amends.testing.contracts.broker_base import BrokerFeatures
-from amends.testing.contracts.delivering import ConsumerContract, DeliveryContract, ReplyContract
+from amends.testing.contracts.delivering import ConsumerContract, DeliveryContract
+from amends.testing.contracts.replying import ReplyContract
 from amends.testing.contracts.upkeep import (
     BrokerLifecycleContract,
     DeadLetterContract,
