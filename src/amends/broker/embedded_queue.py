@@ -115,6 +115,7 @@ class Queue:
         self.base = number << PLACE_BITS
         self.ceiling = (number + 1) << PLACE_BITS
         self.cursor = self.base
+        self._seen = self.base
         self.behind = True
         self.held: dict[int, Held] = {}
         self.replies: deque[Held] = deque()
@@ -130,11 +131,11 @@ class Queue:
         if hands is None:
             self.behind = True
             return
-        if self.behind or seq <= self.cursor:
+        if self.behind or seq <= self._seen:
             # Rows wait in front of it; or it was among those that were looked at just now.
             self.bell.ring()
             return
-        self.cursor = seq
+        self.cursor = self._seen = seq
         self._give(Held(message, seq, self), hands)
 
     def look_again(self, row: int | None = None) -> None:
@@ -200,6 +201,7 @@ class Queue:
             if hands.room <= 0:
                 return
             self.cursor = seq
+            self._seen = max(self._seen, seq)
             if seq not in self.held:
                 message = read_message(self.name, due, *columns)
                 self._give(Held(message, seq, self, count=deliveries + 1), hands)

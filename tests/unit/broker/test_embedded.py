@@ -151,6 +151,16 @@ async def test_an_id_that_waits_is_not_published_twice(
     assert [delivery.message for delivery in received[:3]] == messages
 
 
+async def test_neither_is_one_that_waits_for_now(
+    database: SqliteDatabase, broker: EmbeddedBroker
+) -> None:
+    one, two = new_messages(INBOX, 2)
+    await broker.publish([one])
+    await broker.publish([one])
+    await broker.publish([two, two])
+    assert await rows(database) == ["transfer/0", "transfer/1"]
+
+
 async def test_one_id_in_two_queues_is_two_messages(
     database: SqliteDatabase, broker: EmbeddedBroker
 ) -> None:
@@ -275,6 +285,18 @@ async def test_a_reply_outlives_its_receiver(
     assert (reply.message.key, reply.count) == ("reply to command", 2 if received else 1)
 
 
+async def test_a_reply_that_is_acknowledged_while_its_receiver_closes_stays_gone(
+    database: SqliteDatabase, broker: EmbeddedBroker
+) -> None:
+    pair = Pair(broker)
+    reply = await pair.reply()
+    acknowledging = asyncio.ensure_future(broker.ack([reply]))
+    await asyncio.sleep(0)
+    await pair.inbox.close()
+    await acknowledging
+    assert await rows(database) == []
+
+
 async def test_a_reply_outlives_whoever_gave_it(
     database: SqliteDatabase, broker: EmbeddedBroker
 ) -> None:
@@ -363,11 +385,12 @@ async def test_a_reply_after_its_command_was_handed_back_is_published(
 
 async def test_a_clean_end_counts_nothing(database: SqliteDatabase, broker: EmbeddedBroker) -> None:
     await broker.publish(new_messages(COMMANDS, 5))
+    await broker.ack(await receive(broker.consume(COMMANDS, limit=1), 1))
     await broker.close()
     again, engine = await crash(database)
     async with again:
-        received = await receive(engine.consume(COMMANDS, limit=10), 5)
-        assert [delivery.count for delivery in received] == [1] * 5
+        received = await receive(engine.consume(COMMANDS, limit=10), 4)
+        assert [delivery.count for delivery in received] == [1] * 4
         await engine.close()
 
 

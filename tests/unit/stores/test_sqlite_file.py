@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from amends.domain.ids import ANY, NO_STREAM, ExpectedVersion, StreamName
+from amends.domain.ids import ANY, NO_STREAM, START, ExpectedVersion, StreamName
 from amends.errors import (
     EngineAlreadyRunning,
     NotAnAmendsStore,
@@ -79,6 +79,21 @@ async def test_an_empty_file_is_a_new_one(tmp_path: Path) -> None:
     (tmp_path / "empty.db").touch()
     async with await open_file(tmp_path / "empty.db") as database:
         await SqliteStore(database).append(Append(STREAM, new_events(1), NO_STREAM))
+
+
+async def test_the_file_itself_refuses_what_must_be_unique(tmp_path: Path) -> None:
+    """Whoever writes, and whatever they believe to know."""
+    async with await open_file(tmp_path / "a.db") as database:
+        await SqliteStore(database).append(Append(STREAM, new_events(1), NO_STREAM))
+    connection = sqlite3.connect(tmp_path / "a.db")
+    for statement in (
+        "INSERT INTO streams (name) SELECT name FROM streams",
+        "INSERT INTO events (stream, version, id, type, data, metadata, recorded_at) "
+        "SELECT stream, version, zeroblob(16), type, data, metadata, recorded_at FROM events",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+            connection.execute(statement)
+    connection.close()
 
 
 async def test_every_commit_is_synchronised(tmp_path: Path) -> None:
@@ -281,6 +296,20 @@ async def test_a_full_file_keeps_nothing_by_halves_and_is_usable_again(tmp_path:
         await database.limit_size(4_000_000)
         await store.append(Append(STREAM, new_events(10), ExpectedVersion(written - 1)))
         assert len(await store.read(STREAM)) == written + 10
+
+
+async def test_an_append_of_many_statements_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    data = b'{"x":"%s"}' % (b"x" * 300)
+    events = [new_event(data=data) for _ in range(3000)]
+    async with await open_file(tmp_path / "a.db") as database:
+        store = SqliteStore(database)
+        await database.limit_size(1_000_000)
+        with pytest.raises(StoreFull):
+            await store.append(Append(STREAM, events, NO_STREAM))
+        assert await store.end() == START
+        await database.limit_size(10_000_000)
+        await store.append(Append(STREAM, events, NO_STREAM))
+        assert len(await store.read(STREAM)) == 3000
 
 
 async def test_what_fits_is_kept_when_something_else_in_the_batch_does_not(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import pairwise
@@ -432,3 +433,48 @@ async def test_what_others_wrote_is_never_overlooked(
     assert recorded[1::2] == theirs
     log = await store.read_all()
     assert [event.position for event in log] == list(range(60))
+
+
+class Failing:
+    """A connection whose next COMMIT fails as a bad disk makes it fail."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._fails = True
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT" and self._fails:
+            self._fails = False
+            self._connection.execute("ROLLBACK")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return self._connection.execute(sql, *parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def test_what_a_failed_commit_would_have_written_is_not_believed(
+    database: SqliteDatabase, store: SqliteStore
+) -> None:
+    await store.append(Append(STREAM, new_events(1), NO_STREAM))
+    hold = await Hold(database).begun()
+    committer = database.writer._committer
+    # A conflict makes the batch go the careful way, with a COMMIT of its own.
+    appends = [
+        asyncio.ensure_future(store.append(Append(name, new_events(1), version)))
+        for name, version in ((STREAM, STREAM_EXISTS), (STREAM, NO_STREAM))
+    ]
+    await asyncio.sleep(0)
+    committer._connection = Failing(committer._connection)  # type: ignore[assignment]
+    await hold.let_go()
+    outcomes = await asyncio.gather(*appends, return_exceptions=True)
+    assert all(isinstance(outcome, StoreError) for outcome in outcomes)
+    # Exactly one commit of somebody else: the counter is where the failed one would have put it.
+    await others(database.path)(stream(2), new_events(1), NO_STREAM)
+    with pytest.raises(WrongExpectedVersion) as caught:
+        await store.append(Append(STREAM, new_events(1), ExpectedVersion(1)))
+    assert caught.value.actual == 0
+    await store.append(Append(STREAM, new_events(1), ExpectedVersion(0)))
+    assert [event.position for event in await store.read_all()] == [0, 1, 2]
