@@ -89,7 +89,7 @@ def _demo(
             progress = asyncio.run(
                 _run(folder, plan, kill_points(len(plan.orders), kills, seed), out)
             )
-        except (Stuck, WorkerDied, AmendsError) as error:
+        except (Stuck, WorkerDied, AmendsError, OSError) as error:
             report.complain(f"{error}\nWhat happened so far is in {folder.path}.")
             return 1
         except (KeyboardInterrupt, asyncio.CancelledError):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.payments.pain001 import parse_iban, read_batch
-from examples.payments.sample import SEED_MAX, make_sample, sample_xml, write_sample
+from examples.payments.sample import SEED_MAX, Fault, make_sample, sample_xml, write_sample
 from tests.unit.examples.test_pain001 import VERSIONS
 
 
@@ -125,3 +125,39 @@ def test_a_large_file_is_written_with_ids_that_stay_apart(tmp_path: Path) -> Non
 
     assert len({payment.key for payment in batch.payments}) == 3000
     assert len({payment.payment_info_id for payment in batch.payments}) == 150
+
+
+REASONS = {
+    Fault.MISTYPED_IBAN: "has wrong check digits: a figure is mistyped",
+    Fault.DECIMAL_COMMA: "is not a decimal number",
+    Fault.OTHER_CURRENCY: "the amount is in USD, but the payer's account",
+    Fault.NO_AMOUNT: "the amount '0.00' is zero",
+    Fault.TO_ITSELF: "payer and payee are one account",
+    Fault.USED_ID: "'E2E-000001' was the id of line",
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_spoiled_payment_is_rejected_for_what_is_wrong_with_it(seed: int) -> None:
+    sample = make_sample(payments=40, accounts=6, seed=seed, spoiled=2 * len(Fault))
+
+    batch = read_batch(sample_xml(sample, seed=seed), accounts=sample.currencies)
+
+    faults = [payment.fault for payment in sample.payments if payment.fault is not None]
+    assert sorted(faults) == sorted([*Fault, *Fault])
+    assert len(batch.payments) == 40
+    for fault, rejection in zip(faults, batch.rejected, strict=True):
+        assert REASONS[fault] in rejection.reason
+        assert rejection.reason.count(";") == (1 if fault is Fault.OTHER_CURRENCY else 0)
+    # The sender's sums are over everything; only an amount that is no number spoils them too.
+    assert batch.findings
+    assert all("amounts that are no numbers" in finding.message for finding in batch.findings)
+
+
+def test_spoiled_payments_change_nothing_about_the_others() -> None:
+    sound = make_sample(payments=50, seed=4)
+    spoiled = make_sample(payments=50, seed=4, spoiled=3)
+
+    assert spoiled.accounts == sound.accounts
+    assert tuple(p for p in spoiled.payments if p.fault is None) == sound.payments
+    assert len(spoiled.payments) == 53
