@@ -169,6 +169,8 @@ class Handle(Generic[R]):
         not fit the activity), InstanceNotFound.
         """
         state = await self.state()
+        if state.final is Status.TERMINATED:
+            raise ActionRefused(f"{self.instance} was terminated: nothing of it is run any more")
         parked = [step for step in state.open_steps() if step.parked]
         chosen = [step for step in parked if seq in (None, step.seq)]
         if len(chosen) != 1:

@@ -21,13 +21,13 @@ class Compensation:
 
     def __init__(self, execution: SagaExecution) -> None:
         self._execution = execution
-        self._planned: set[int] = set()
+        self._planned: set[int] | None = None
 
     async def run(self, reason: e.CompensationReason, error: e.ErrorInfo | None) -> None:
         """Wait until nothing runs any more, undo what was done, and end the saga."""
         execution = self._execution
         execution.decide(e.CompensationStarted(seq=0, reason=reason, error=error))
-        await execution.wind_down()
+        await execution.ending.wind_down()
         await execution.wait_until(lambda: execution.state.is_settled)
         steps = [step for step in execution.state.steps.values() if step.needs_undo]
         self._planned = {step.seq for step in steps}
@@ -41,12 +41,12 @@ class Compensation:
         execution.decide(self._end(reason, error))
 
     def effect_happened_after_all(self, step: StepState) -> None:
-        """A late report says that the effect of a step happened. What was undone without its
-        result, or not at all, is undone (again) with it; the undo is the same activity, and safe
-        to repeat by contract.
+        """The effect of a step happened, though compensation began without knowing that. What
+        was undone without its result, or not at all, is undone (again) with it; the undo is the
+        same activity, and safe to repeat by contract.
         """
-        if not self._execution.state.compensating or step.scheduled.undo is None:
-            return
+        if self._planned is None or step.scheduled.undo is None or step.undo_given:
+            return  # not undone yet, if it ever will be
         if step.undo_scheduled or step.seq not in self._planned:
             self._schedule(step)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -23,10 +23,12 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class StepCall(Generic[R]):
-    """A step that is scheduled when it is awaited: directly, in a task, by gather."""
+class StepCall(Coroutine[Any, Any, R]):
+    """A step that is scheduled when it is awaited: directly, by gather, or as a task of its own
+    (`group.create_task(ctx.do(…))`).
+    """
 
-    __slots__ = ("_activity", "_awaited", "_execution", "_input", "_pivot")
+    __slots__ = ("_activity", "_coroutine", "_execution", "_input", "_pivot")
 
     def __init__(
         self, execution: SagaExecution, activity: Activity[Any, R], input: Any, pivot: bool
@@ -35,17 +37,32 @@ class StepCall(Generic[R]):
         self._activity = activity
         self._input = input
         self._pivot = pivot
-        self._awaited = False
+        self._coroutine: Coroutine[Any, Any, R] | None = None
+
+    def _begun(self) -> Coroutine[Any, Any, R]:
+        if self._coroutine is None:
+            self._coroutine = self._execution.run_step(
+                self._activity, self._input, pivot=self._pivot
+            )
+        return self._coroutine
 
     def __await__(self) -> Generator[Any, None, R]:
-        self._awaited = True
-        result = yield from self._execution.run_step(
-            self._activity, self._input, pivot=self._pivot
-        ).__await__()
-        return cast(R, result)
+        return self._begun().__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """See `collections.abc.Coroutine`; asyncio calls it."""
+        return self._begun().send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """See `collections.abc.Coroutine`; asyncio calls it."""
+        return self._begun().throw(*error)
+
+    def close(self) -> None:
+        """See `collections.abc.Coroutine`; asyncio calls it."""
+        self._begun().close()
 
     def __del__(self) -> None:
-        if not self._awaited and not self._execution.discarded:
+        if self._coroutine is None and not self._execution.discarded:
             warnings.warn(
                 f"ctx.do({self._activity.name}, …) was never awaited, so the step never ran",
                 RuntimeWarning,

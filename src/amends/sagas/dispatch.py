@@ -15,6 +15,7 @@ from amends.broker.port import Message
 from amends.broker.topology import command_queue
 from amends.domain import events as e
 from amends.domain import messages as m
+from amends.domain.status import Status
 from amends.sagas.state import InstanceState, StepState
 
 
@@ -40,7 +41,7 @@ class Dispatcher:
                     messages += self._step(state, event.seq, cause, renew_expiry=False)
             elif isinstance(event, e.StepResolved):
                 if event.resolution is e.Resolution.RETRY:
-                    messages += self._step(state, event.seq, cause, renew_expiry=False)
+                    messages += self._step(state, event.seq, cause)
             elif isinstance(event, e.SagaStarted) and event.deadline is not None:
                 messages.append(self._timer(state, 0, event.deadline, cause))
         return messages
@@ -51,6 +52,8 @@ class Dispatcher:
         Publishing it again is always safe, and enough to set the instance going after any loss.
         """
         messages: list[Message] = []
+        if state.final is Status.TERMINATED:
+            return messages
         for step in state.open_steps():
             messages += self._step(state, step.seq, cause)
         if state.final is None:
@@ -69,6 +72,8 @@ class Dispatcher:
         """The command of an attempt whose backoff is over, if it is still wanted."""
         step = state.steps.get(seq)
         if step is None or not step.is_open or step.retry_at is None or step.attempt != attempt:
+            return []
+        if state.final is Status.TERMINATED:
             return []
         return [self._command(state, step, cause)]
 
@@ -93,11 +98,10 @@ class Dispatcher:
             retry = m.RetryStep(saga=instance.saga, id=instance.id, seq=seq, attempt=step.attempt)
             id = message_id(instance, "retry", seq, step.attempt)
             messages = [self._to_inbox(retry, id, state, cause, step.retry_at)]
-        deadline = step.scheduled.deadline
-        if renew_expiry and deadline is not None:
+        if renew_expiry and step.deadline is not None:
             expire = m.ExpireStep(saga=instance.saga, id=instance.id, seq=seq)
-            id = message_id(instance, "expire", seq)
-            messages.append(self._to_inbox(expire, id, state, cause, deadline))
+            id = message_id(instance, "expire", seq, step.attempts_before)
+            messages.append(self._to_inbox(expire, id, state, cause, step.deadline))
         return messages
 
     def _command(self, state: InstanceState, step: StepState, cause: str) -> Message:
@@ -112,7 +116,7 @@ class Dispatcher:
             of=scheduled.of,
             input=step.input,
             result=step.given,
-            deadline=scheduled.deadline,
+            deadline=step.deadline,
         )
         return Message(
             message_id(instance, "run", scheduled.seq, step.attempt),

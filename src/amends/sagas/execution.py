@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import Context
-from datetime import UTC, datetime
+from contextvars import Context, copy_context
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel
@@ -18,24 +18,23 @@ from pydantic_core import from_json
 
 from amends.activities.definition import Activity
 from amends.domain import events as e
-from amends.domain.failures import error_info, is_declared_failure
 from amends.domain.status import Status
-from amends.errors import (
-    DeadlineExceeded,
-    NotAllowedInSaga,
-    NotRegistered,
-    StepFailed,
-    StepUnknown,
-)
+from amends.errors import NotAllowedInSaga, NotRegistered, StepFailed, StepUnknown
 from amends.sagas import guard
 from amends.sagas.compensation import Compensation
 from amends.sagas.context import SagaContext
-from amends.sagas.loop import SagaFuture, SagaLoop, SagaTask
+from amends.sagas.ending import Ending
+from amends.sagas.loop import SagaFuture, SagaLoop
 from amends.sagas.signals import SignalBox
 from amends.sagas.state import InstanceState
 
 if TYPE_CHECKING:
     from amends.sagas.definition import Saga
+
+#: What a step gives that a person decided to skip, whatever its type.
+SKIPPED: Final = object()
+
+_TICK: Final = timedelta(microseconds=1)
 
 ActivityMap = Mapping[str, Activity[Any, Any]]
 
@@ -46,6 +45,28 @@ class SagaBug(Exception):
     def __init__(self, cause: BaseException) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+class _Condition:
+    """What somebody in the saga waits for, looked at with the context variables of its task."""
+
+    __slots__ = ("_context", "_holds", "future")
+
+    def __init__(self, holds: Callable[[], bool], future: SagaFuture[None]) -> None:
+        self._holds = holds
+        self._context = copy_context()
+        self.future = future
+
+    def look(self) -> bool:
+        """Wake who waits, if it holds, or if looking fails: then with the error."""
+        try:
+            holds = self._context.run(self._holds)
+        except Exception as error:
+            self.future.set_exception(error)
+            return True
+        if holds:
+            self.future.set_result(None)
+        return holds
 
 
 class SagaExecution:
@@ -63,13 +84,14 @@ class SagaExecution:
         self.loop = SagaLoop(str(state.instance), self)  # type: ignore[abstract]
         self.discarded = False
         self.compensation = Compensation(self)
+        self.ending = Ending(self)
+        #: The context variables of the saga's function; its tasks have copies.
+        self.context = Context()
         self._seq = 0
-        self._main: SagaTask[Any] | None = None
         self._waiting: dict[int, SagaFuture[Any]] = {}
-        self._conditions: list[tuple[Callable[[], bool], SagaFuture[None]]] = []
-        self._context = Context()
+        self._conditions: list[_Condition] = []
         self._turn = guard.saga_turn()
-        self.signals = SignalBox(self.loop, self._context)
+        self.signals = SignalBox(self.loop, self.context)
 
     # --- driven by the engine
 
@@ -86,38 +108,44 @@ class SagaExecution:
             return
         try:
             handler(self, event)
+            self.ending.stop_if_possible()
             self._run()
         except SagaBug:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a saga that exits must not end the engine
             raise SagaBug(error) from error
 
     def discard(self) -> None:
         """Throw the execution away without running any more of its code."""
+        if self.discarded:
+            return
         self.discarded = True
-        self.loop.discard()
+        with self._turn:
+            self.loop.discard()
         self._waiting.clear()
         self._conditions.clear()
 
     def _run(self) -> None:
         with self._turn as turn:
             self.loop.run_ready()
-            while self._release_conditions():
-                self.loop.run_ready()
+            while self._conditions and self._release_conditions():
+                pass
         if turn.refusal is not None:
             raise SagaBug(turn.refusal)
         if self.loop.errors:
             raise SagaBug(self.loop.errors[0])
 
     def _release_conditions(self) -> bool:
+        """Wake who waits for what holds now, one after the other: what the first one does may
+        take from the next what it waits for.
+        """
         released = False
         for condition in list(self._conditions):
-            predicate, future = condition
-            if future.done() or predicate():
-                self._conditions.remove(condition)
-                if not future.done():
-                    future.set_result(None)
-                    released = True
+            if not condition.future.done() and not condition.look():
+                continue
+            self._conditions.remove(condition)
+            self.loop.run_ready()
+            released = True
         return released
 
     # --- decisions
@@ -164,7 +192,7 @@ class SagaExecution:
             if step is not None and step.is_open:
                 self.decide(e.StepAbandoned(seq=seq))
             raise
-        return activity.result.from_json_value(raw)
+        return None if raw is SKIPPED else activity.result.from_json_value(raw)
 
     async def wait_for_step(self, seq: int) -> Any:
         """The JSON value of a step's result, once it is over; raises StepFailed, StepUnknown."""
@@ -195,12 +223,10 @@ class SagaExecution:
     def wait_until(self, condition: Callable[[], bool]) -> Awaitable[None]:
         """See `SagaContext.wait_until`."""
         self._check_alive()
-        future = self.loop.create_future()
-        if condition():
-            future.set_result(None)
-        else:
-            self._conditions.append((condition, future))
-        return future
+        waiting = _Condition(condition, self.loop.create_future())
+        if not waiting.look():
+            self._conditions.append(waiting)
+        return waiting.future
 
     async def sleep_until(self, when: datetime) -> None:
         """See `SagaContext.sleep_until`."""
@@ -228,11 +254,16 @@ class SagaExecution:
             return 0
         try:
             due = datetime.fromtimestamp(due_s, UTC)
+            if due.timestamp() < due_s:
+                due += _TICK  # never early: a saga may compare its clock with the moment it wanted
         except (OverflowError, ValueError) as error:
-            raise NotAllowedInSaga(
-                "a timer's end must lie before the year 9999; to wait without end, await a "
-                "signal or a condition"
-            ) from error
+            self.loop.errors.append(
+                NotAllowedInSaga(
+                    "a timer's end must lie before the year 9999; to wait without end, await a "
+                    "signal or a condition"
+                )
+            )
+            raise self.loop.errors[-1] from error
         seq = self.next_seq()
         self.decide(e.TimerStarted(seq=seq, due=due))
         return seq
@@ -245,12 +276,13 @@ class SagaExecution:
     # --- inputs
 
     def _on_started(self, event: e.SagaStarted) -> None:
-        coroutine = self.definition.call(SagaContext(self), event.input)
-        self._main = self.loop.create_task(coroutine, context=self._context)
-        self._main.add_done_callback(self._main_ended, context=self._context)
+        self.ending.run(self.definition.call(SagaContext(self), event.input))
 
     def _on_step_completed(self, event: e.StepCompleted) -> None:
         self._resolve(event.seq, event.result)
+        step = self.state.steps.get(event.seq)
+        if step is not None:
+            self.compensation.effect_happened_after_all(step)
 
     def _on_step_failed(self, event: e.StepFailed) -> None:
         step = self.state.step(event.seq)
@@ -278,7 +310,9 @@ class SagaExecution:
             )
 
     def _on_step_resolved(self, event: e.StepResolved) -> None:
-        if event.resolution is not e.Resolution.RETRY:
+        if event.resolution is e.Resolution.SKIP:
+            self._resolve(event.seq, SKIPPED)
+        elif event.resolution is e.Resolution.COMPLETE:
             self._resolve(event.seq, event.result)
 
     def _on_reported_late(self, event: e.StepReportedLate) -> None:
@@ -289,17 +323,13 @@ class SagaExecution:
         if event.seq:
             self.loop.fire(event.seq)
         else:
-            self._stop_main()
+            self.ending.stop()
 
     def _on_signal(self, event: e.SignalReceived) -> None:
         self.signals.put(event.name, event.payload)
 
     def _on_cancel_requested(self, event: e.CancelRequested) -> None:
-        self._stop_main()
-
-    def _stop_main(self) -> None:
-        if self._main is not None and not self.state.pivot_passed:
-            self._main.cancel()
+        self.ending.stop()
 
     def _resolve(self, seq: int, result: Any) -> None:
         future = self._waiting.get(seq)
@@ -310,66 +340,6 @@ class SagaExecution:
         future = self._waiting.get(seq)
         if future is not None and not future.done():
             future.set_exception(error)
-
-    # --- the end of the saga's own code
-
-    def _main_ended(self, task: asyncio.Task[Any]) -> None:
-        """What follows the end of the saga's own function: its completion, or compensation."""
-        if self.discarded:
-            return
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not is_declared_failure(error):
-            self.loop.errors.append(error)
-        elif self.state.cancel_requested and not self.state.pivot_passed:
-            self._compensate("cancelled", None)
-        elif self.state.deadline_passed and not self.state.pivot_passed:
-            late = DeadlineExceeded(f"{self.instance} was not done by its deadline")
-            self._compensate("deadline", late)
-        elif error is not None:
-            self._fail(error)
-        elif task.cancelled():
-            self.loop.errors.append(
-                NotAllowedInSaga("the saga raised CancelledError, but nobody had cancelled it")
-            )
-        else:
-            self._complete(task)
-
-    def _fail(self, error: BaseException) -> None:
-        if self.state.pivot_passed:
-            self.loop.errors.append(
-                NotAllowedInSaga(
-                    f"the saga raised {error!r} after its pivot was completed: it can only go "
-                    "forward from there. Handle the failure in the saga"
-                )
-            )
-        else:
-            self._compensate("failed", error)
-
-    def _compensate(self, reason: e.CompensationReason, error: BaseException | None) -> None:
-        info = None if error is None else error_info(error)
-        self.loop.create_task(self.compensation.run(reason, info), context=self._context)
-
-    def _complete(self, task: asyncio.Task[Any]) -> None:
-        leftovers = self.loop.unfinished_tasks()
-        if leftovers:
-            self.loop.create_task(self._complete_after(task), context=self._context)
-        else:
-            result = self.definition.result.to_json_value(task.result())
-            self.decide(e.SagaCompleted(seq=0, result=result))
-
-    async def _complete_after(self, task: asyncio.Task[Any]) -> None:
-        await self.wind_down()
-        result = self.definition.result.to_json_value(task.result())
-        self.decide(e.SagaCompleted(seq=0, result=result))
-
-    async def wind_down(self) -> None:
-        """Cancel what the saga's function left running, as asyncio.run does, and wait for it."""
-        current = asyncio.current_task()
-        leftovers = [task for task in self.loop.unfinished_tasks() if task is not current]
-        for task in leftovers:
-            task.cancel()
-        if leftovers:
-            await asyncio.wait(leftovers)
 
 
 _FEED: Final[dict[type[e.InputEvent], Callable[[SagaExecution, Any], None]]] = {

@@ -16,6 +16,7 @@ from amends.activities.definition import Activity
 from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.retry import Retry, RetryAt
+from amends.domain.status import Status
 from amends.errors import InvalidPayload
 from amends.sagas.execution import ActivityMap
 from amends.sagas.state import InstanceState, Outcome, StepState
@@ -40,7 +41,7 @@ class Intake:
         at = max(now, state.at)
         if state.started is None:
             return self._start(message, at)
-        if isinstance(message, m.DeliverSignal) and message_id in state.signal_ids:
+        if message_id in state.message_ids:
             return []
         handler = _ADMIT.get(type(message))
         return [] if handler is None else handler(self, state, message, at)
@@ -62,9 +63,9 @@ class Intake:
 
     def _completed(self, state: InstanceState, message: m.ReportCompleted, at: datetime) -> Events:
         step = state.steps.get(message.seq)
-        if step is None or step.outcome in (Outcome.COMPLETED, Outcome.SKIPPED):
+        if step is None or step.outcome is Outcome.COMPLETED:
             return []
-        if not step.is_open or (state.final is not None and step.kind is e.StepKind.STEP):
+        if not step.is_open or not _is_wanted(state, step):
             return [
                 e.StepReportedLate(
                     at=at,
@@ -135,34 +136,33 @@ class Intake:
         self, state: InstanceState, step: StepState, message: m.ReportFailed, at: datetime
     ) -> datetime | None:
         error = message.error
-        if error.declared or (step.abandoned and step.kind is e.StepKind.STEP):
-            return None
-        if step.kind is e.StepKind.STEP and (state.compensating or state.final is not None):
+        if error.declared or step.abandoned or not _is_wanted(state, step):
             return None
         activity = self._activities.get(step.scheduled.activity)
         policy = _DEFAULT_RETRY if activity is None else activity.retry
         decision = policy.decide(
             attempt=message.attempt - step.attempts_before,
             error_type=error.type,
-            elapsed_s=(at - step.scheduled_at).total_seconds(),
+            elapsed_s=(at - step.tried_since).total_seconds(),
             seed=f"{state.instance}/{step.seq}/{message.attempt}",
         )
         if not isinstance(decision, RetryAt):
             return None
         due = at + timedelta(seconds=decision.delay_s)
-        deadline = step.scheduled.deadline
-        return None if deadline is not None and due >= deadline else due
+        return None if step.deadline is not None and due >= step.deadline else due
 
     def _expired(self, state: InstanceState, message: m.ExpireStep, at: datetime) -> Events:
         step = state.steps.get(message.seq)
         if step is None or not step.is_open or step.parked or step.probing:
             return []
+        if step.deadline is None or at < step.deadline:
+            return []
         error = e.ErrorInfo(
             type="TimeoutError",
             message=f"{step.scheduled.activity} was not done within its total timeout",
         )
-        unsure = step.doubtful or not step.is_in_backoff(at)
-        return self._give_up(state, step, error, at, unsure=unsure)
+        # No retry is ever due after the deadline, so an attempt was asked for.
+        return self._give_up(state, step, error, at, unsure=True)
 
     # --- no attempt is left
 
@@ -181,14 +181,15 @@ class Intake:
         if error.traceback is not None:
             # It stands with the attempt already.
             error = error.model_copy(update={"traceback": None})
-        if step.kind is e.StepKind.UNDO:
+        if step.kind is e.StepKind.UNDO and _is_wanted(state, step):
             return [e.StepParked(at=at, seq=step.seq, error=error)]
         if step.kind is e.StepKind.PROBE:
             return self._probe_failed(state, step, error, at)
         if error.declared or not unsure:
             return [self._give_up_failed(state, step, error, at)]
         activity = self._activities.get(step.scheduled.activity)
-        if activity is not None and activity.probe_activity is not None:
+        is_probed = activity is not None and activity.probe_activity is not None
+        if is_probed and _is_wanted(state, step):
             then = e.AfterUnknown.PROBE
         else:
             then = self._after_unknown(state, step, activity)
@@ -220,9 +221,13 @@ class Intake:
         self, state: InstanceState, step: StepState, activity: Activity[Any, Any] | None
     ) -> e.AfterUnknown:
         """A pivot, and what comes after one, is never guessed at: undoing may be impossible."""
-        if state.final is not None or step.abandoned:
+        if state.final is not None:
             return e.AfterUnknown.RAISE
-        if state.pivot_passed or step.scheduled.pivot:
+        if step.scheduled.pivot:
+            return e.AfterUnknown.PARK
+        if step.abandoned:
+            return e.AfterUnknown.RAISE
+        if state.pivot_passed:
             return e.AfterUnknown.PARK
         if activity is not None and activity.on_unknown == "park":
             return e.AfterUnknown.PARK
@@ -260,7 +265,7 @@ class Intake:
 
     def _resolve(self, state: InstanceState, message: m.ResolveStep, at: datetime) -> Events:
         step = state.steps.get(message.seq)
-        if step is None or not step.parked:
+        if step is None or not step.parked or state.final is Status.TERMINATED:
             return []
         activity = self._activities.get(step.scheduled.activity)
         if message.resolution is e.Resolution.COMPLETE and activity is not None:
@@ -278,6 +283,15 @@ class Intake:
                 result=message.result,
             )
         ]
+
+
+def _is_wanted(state: InstanceState, step: StepState) -> bool:
+    """Whether anything depends on what comes of a step that is open: once its instance has ended,
+    an undo that a late report asked for, and nothing else; after a termination, nothing.
+    """
+    if state.final is None:
+        return True
+    return step.kind is e.StepKind.UNDO and state.final is not Status.TERMINATED
 
 
 _ADMIT: Final[dict[type[m.EngineMessage], Callable[..., Events]]] = {

@@ -8,6 +8,7 @@ to a `TimerSink`, and their coming due is an input like any other.
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from asyncio import events
 from collections import deque
@@ -22,6 +23,8 @@ _T = TypeVar("_T")
 
 #: A saga that is still busy after so many callbacks waits for nothing that could ever happen.
 CALLBACKS_MAX: Final = 100_000
+#: How often a coroutine that is thrown away may refuse to end.
+CLOSE_TRIES_MAX: Final = 100
 
 
 class TimerSink(Protocol):
@@ -81,6 +84,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
         self._timers: dict[int, _Timer] = {}
         self._tasks: list[SagaTask[Any]] = []
         self._prune_at = 64
+        self._closing: set[SagaTask[Any]] = set()
         # Small numbers alone would collide across instances in asyncio's own registries.
         self._numbers = crc32(instance.encode()) << 24
         self._running = False
@@ -99,21 +103,32 @@ class SagaLoop(asyncio.AbstractEventLoop):
         hooks = sys.get_asyncgen_hooks()
         sys.set_asyncgen_hooks(firstiter=None, finalizer=self._close_generator)
         events._set_running_loop(self)
+        # Cyclic garbage is found at any moment: what is done then would differ between replays.
+        collects_garbage = gc.isenabled()
+        gc.disable()
         self._running = True
-        left = CALLBACKS_MAX
-        ready = self._ready
         try:
-            while ready:
-                handle = ready.popleft()
-                if not handle._cancelled:
-                    handle._run()
-                left -= 1
-                if not left:
-                    self._never_rests()
+            if self._discarded:
+                self._close_tasks()
+            else:
+                self._run_ready()
         finally:
             self._running = False
+            if collects_garbage:
+                gc.enable()
             events._set_running_loop(outer)
             sys.set_asyncgen_hooks(*hooks)
+
+    def _run_ready(self) -> None:
+        left = CALLBACKS_MAX
+        ready = self._ready
+        while ready:
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+            left -= 1
+            if not left:
+                self._never_rests()
 
     def fire(self, seq: int) -> None:
         """The timer is due; a timer that is no longer wanted is passed over."""
@@ -121,23 +136,51 @@ class SagaLoop(asyncio.AbstractEventLoop):
         if timer is not None:
             self._ready.append(timer)
 
-    def unfinished_tasks(self, *besides: asyncio.Future[Any]) -> list[SagaTask[Any]]:
+    def unfinished_tasks(self) -> list[SagaTask[Any]]:
         """The tasks that are not done, in the order in which they were made."""
-        return [task for task in self._tasks if not task.done() and task not in besides]
+        return [task for task in self._tasks if not task.done()]
+
+    def is_closing(self, task: SagaTask[Any]) -> bool:
+        """Whether the task only closes an async generator, and ends by itself."""
+        return task in self._closing
+
+    def unheard_errors(self) -> list[BaseException]:
+        """What tasks raised that nobody has awaited, in the order in which they were made."""
+        unheard = [task for task in self._tasks if _is_unheard(task)]
+        return [error for task in unheard if (error := task.exception()) is not None]
 
     def discard(self) -> None:
-        """Drop everything without running it: the instance leaves the cache or has ended."""
+        """Drop everything: the instance leaves the cache or has ended.
+
+        Python would close the coroutines when it frees them, at any time and on any loop, and
+        run what they have in `finally`. So that is done here, where it reaches nothing.
+        """
         self._discarded = True
         self._ready.clear()
         self._timers.clear()
-        for task in self._tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        self.run_ready()
+        self._ready.clear()
         self._tasks.clear()
+
+    def _close_tasks(self) -> None:
+        for task in self.unfinished_tasks():
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine: Any = task.get_coro()
+            for _ in range(CLOSE_TRIES_MAX):
+                try:
+                    coroutine.close()
+                    break
+                except RuntimeError:
+                    continue  # it awaits something on its way out, and is asked again
+                except (Exception, asyncio.CancelledError, GeneratorExit, SystemExit):
+                    break
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """An async generator was left early: what it has in `finally` belongs to the saga."""
-        if not self._discarded:
-            self.create_task(generator.aclose())
+        if self._running and not self._discarded:
+            task: SagaTask[None] = self.create_task(generator.aclose())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def _never_rests(self) -> NoReturn:
         self._ready.clear()
@@ -218,7 +261,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
             task.set_name(name)
         self._tasks.append(task)
         if len(self._tasks) > self._prune_at:
-            self._tasks = self.unfinished_tasks()
+            self._tasks = [each for each in self._tasks if not each.done() or _is_unheard(each)]
             self._prune_at = max(64, 2 * len(self._tasks))
         return task
 
@@ -229,16 +272,23 @@ class SagaLoop(asyncio.AbstractEventLoop):
         return None
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        error = context.get("exception") or RuntimeError(context["message"])
-        self.errors.append(error)
+        # What tasks and futures say when they are freed comes at any moment; see unheard_errors.
+        if "future" not in context and "task" not in context:
+            self.errors.append(context.get("exception") or RuntimeError(context["message"]))
+
+
+def _is_unheard(task: asyncio.Task[Any]) -> bool:
+    return task.done() and bool(task._log_traceback)
 
 
 def _refuse(name: str) -> Callable[..., NoReturn]:
     def refused(self: SagaLoop, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NotAllowedInSaga(
+        error = NotAllowedInSaga(
             f"loop.{name}() reaches outside the saga and could not be replayed; do it in an "
             "activity: await ctx.do(activity, input)"
         )
+        self.errors.append(error)  # also for a saga that swallows it
+        raise error
 
     refused.__name__ = name
     return refused

@@ -75,8 +75,8 @@ def _note_record(state: InstanceState, record: RecordedEvent, event: e.JournalEv
     state.version = record.version
     if record.version == 0:
         state.correlation_id = str(decode_metadata(record).get(CORRELATION_ID, record.id))
-    if isinstance(event, e.SignalReceived):
-        state.signal_ids.add(record.id)
+    if isinstance(event, e.SignalReceived | e.StepResolved):
+        state.message_ids.add(record.id)
 
 
 def _confirm(execution: SagaExecution, recorded: e.OutputEvent) -> None:

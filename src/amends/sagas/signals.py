@@ -49,23 +49,27 @@ class SignalBox:
 
     def put(self, name: str, payload: Any) -> None:
         """A signal arrived: to its handler, else to who waits longest, else it is kept."""
+        if not self._hand_over(name, payload):
+            self._kept.setdefault(name, deque()).append(payload)
+
+    def _hand_over(self, name: str, payload: Any) -> bool:
         handler = self._handlers.get(name)
         if handler is not None:
             self._loop.call_soon(handler, payload, context=self._context)
-            return
+            return True
         receivers = self._receivers.get(name)
         while receivers:
             future = receivers.popleft()
             if not future.done():
                 future.set_result(payload)
-                return
-        self._kept.setdefault(name, deque()).append(payload)
+                return True
+        return False
 
     async def next(self, name: str) -> Any:
         """The payload of the next signal of a name.
 
-        A signal that was handed to a receiver which was cancelled in the same moment goes back
-        to the front.
+        A signal that was handed to a receiver which was cancelled in the same moment goes to the
+        next one, or back to the front.
         """
         kept = self._kept.get(name)
         if kept:
@@ -76,7 +80,9 @@ class SignalBox:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                self._kept.setdefault(name, deque()).appendleft(future.result())
+                payload = future.result()
+                if not self._hand_over(name, payload):
+                    self._kept.setdefault(name, deque()).appendleft(payload)
             raise
 
     def on(self, name: str, handler: Callable[[Any], None]) -> None:

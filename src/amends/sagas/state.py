@@ -33,6 +33,7 @@ class StepState:
     __slots__ = (
         "abandoned",
         "attempts_before",
+        "deadline",
         "doubtful",
         "error",
         "failed_attempts",
@@ -45,14 +46,16 @@ class StepState:
         "result",
         "retry_at",
         "scheduled",
-        "scheduled_at",
+        "tried_since",
         "undo_given",
         "undo_scheduled",
     )
 
     def __init__(self, scheduled: e.StepScheduled, at: datetime) -> None:
         self.scheduled = scheduled
-        self.scheduled_at = at
+        self.tried_since = at
+        self.deadline = scheduled.deadline
+        """When its attempts must be over. A person's `retry` gives it all its time again."""
         self.input: Any = scheduled.input
         self.given: Any = None
         """For an undo: the result of the step it undoes, as known when it was scheduled."""
@@ -76,6 +79,7 @@ class StepState:
     def adopt(self, recorded: e.StepScheduled) -> None:
         """Keep to the policies that are on record, whatever today's code says of them."""
         self.scheduled = recorded
+        self.deadline = recorded.deadline
         if recorded.of is None:
             self.input = recorded.input
 
@@ -127,9 +131,9 @@ class InstanceState:
         "error",
         "final",
         "instance",
+        "message_ids",
         "pivot_passed",
         "result",
-        "signal_ids",
         "stalled",
         "started",
         "steps",
@@ -145,7 +149,8 @@ class InstanceState:
         self.at: datetime = _BEGINNING
         self.steps: dict[int, StepState] = {}
         self.timers: dict[int, datetime] = {}
-        self.signal_ids: set[UUID] = set()
+        self.message_ids: set[UUID] = set()
+        """Of those messages which nothing but their id tells from a copy."""
         self.cancel_requested = False
         self.deadline_passed = False
         self.compensating = False
@@ -254,13 +259,16 @@ class InstanceState:
         step = self.step(event.seq)
         step.error = event.error
         step.retry_at = None
-        step.parked = True
+        step.parked, step.probing = True, False
 
     def _step_resolved(self, event: e.StepResolved) -> None:
         step = self.step(event.seq)
         step.parked = False
         if event.resolution is e.Resolution.RETRY:
             step.attempts_before = step.failed_attempts
+            if step.deadline is not None:
+                step.deadline += self.at - step.tried_since
+            step.tried_since = self.at
         elif event.resolution is e.Resolution.SKIP:
             self._close(step, Outcome.SKIPPED)
         else:

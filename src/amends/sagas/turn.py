@@ -5,6 +5,7 @@ append, publish and acknowledge. Pure: it awaits nothing.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -34,6 +35,9 @@ SagaMap = Mapping[str, "Saga[Any, Any]"]
 WAKE_INITIAL_S: Final = 1.0
 WAKE_MAX_S: Final = 300.0
 
+#: After one of these, nothing that still arrives makes the saga's code decide anything.
+_NEEDS_NO_CODE: Final = frozenset((e.SagaCompleted.__name__, e.SagaTerminated.__name__))
+
 
 class Inbound(NamedTuple):
     """A delivery and the message in it."""
@@ -43,8 +47,8 @@ class Inbound(NamedTuple):
 
 
 class Live:
-    """An instance in memory. `execution` is missing while its code cannot run: then `bug` says
-    why, and the instance is not kept in the cache.
+    """An instance in memory. `execution` is missing while its code cannot run (then `bug` says
+    why), and when it need not. Without it the instance is not kept in the cache.
     """
 
     __slots__ = ("bug", "execution", "state")
@@ -97,6 +101,8 @@ class TurnTaker:
 
     def load(self, instance: InstanceId, records: Sequence[RecordedEvent]) -> Live:
         """An instance from its journal. Raises InvalidJournal, DecodeError."""
+        if any(record.type in _NEEDS_NO_CODE for record in reversed(records)):
+            return Live(fold(instance, records), None, None)
         definition = self._sagas.get(instance.saga)
         if definition is None:
             return Live(fold(instance, records), None, self._not_registered(instance))
@@ -127,8 +133,7 @@ class TurnTaker:
                 live.state.correlation_id = delivery.message.correlation_id or str(id)
             if not work.feed(admitted, id):
                 break
-        deliveries = [delivery for delivery, _ in inbound[:taken]]
-        return self._finish(live, work, redrive, deliveries, inbound[taken - 1].message)
+        return self._finish(live, work, redrive, inbound[:taken])
 
     def _redrive(self, live: Live, message: m.EngineMessage, delivery: Delivery) -> list[Message]:
         """What to publish for a message that changes nothing.
@@ -140,10 +145,7 @@ class TurnTaker:
         cause = str(delivery.message.id)
         if isinstance(message, m.RetryStep):
             return self._dispatcher.run_command(live.state, message.seq, message.attempt, cause)
-        if isinstance(message, m.WakeSaga):
-            wanted = live.bug is None
-        else:
-            wanted = delivery.count > 1
+        wanted = live.bug is None if isinstance(message, m.WakeSaga) else delivery.count > 1
         return self._dispatcher.outstanding(live.state, cause) if wanted else []
 
     def _finish(
@@ -151,12 +153,14 @@ class TurnTaker:
         live: Live,
         work: _Work,
         redrive: list[Message],
-        deliveries: list[Delivery],
-        last: m.EngineMessage,
+        taken: Sequence[Inbound],
     ) -> Turn:
         state = live.state
+        deliveries = [delivery for delivery, _ in taken]
         cause = str(deliveries[-1].message.id)
-        if live.bug is not None:
+        # Whoever has ended needs code only for what brings him something new.
+        is_stalled = live.bug is not None and (state.final is None or bool(work.events))
+        if live.bug is not None and is_stalled:
             work.note_stall(live.bug)
         append = None
         if work.events:
@@ -172,18 +176,18 @@ class TurnTaker:
                 NO_STREAM if state.version < 0 else ExpectedVersion(state.version),
             )
         publish = self._dispatcher.follow_ups(state, work.events, cause) + redrive
-        if live.bug is not None:
-            publish += self._wake(live, work, last, cause)
+        if is_stalled:
+            publish += self._wake(live, work, taken, cause)
         return Turn(TurnCommit(append, publish, deliveries), work.events, len(deliveries))
 
-    def _wake(self, live: Live, work: _Work, last: m.EngineMessage, cause: str) -> list[Message]:
-        """Keep one chain of later looks going while an instance is stalled."""
-        if isinstance(last, m.WakeSaga):
-            number = last.try_number + 1
-        elif any(isinstance(event, e.SagaStalled) for event in work.events):
-            number = 0
-        else:
+    def _wake(self, live: Live, work: _Work, taken: Sequence[Inbound], cause: str) -> list[Message]:
+        """Keep one chain of later looks going while an instance is stalled: it begins with the
+        stall, and each look leads to the next.
+        """
+        looks = [message.try_number for _, message in taken if isinstance(message, m.WakeSaga)]
+        if work.was_stalled and not looks:
             return []
+        number = max(looks, default=-1) + 1
         delay_s = min(WAKE_MAX_S, WAKE_INITIAL_S * 2.0 ** min(number, 20))
         return [
             self._dispatcher.wake(live.state, number, work.now + timedelta(seconds=delay_s), cause)
@@ -202,6 +206,7 @@ class _Work:
     def __init__(self, live: Live, now: datetime) -> None:
         self.live = live
         self.now = max(now, live.state.at)
+        self.was_stalled = live.state.stalled is not None
         self.events: list[e.JournalEvent] = []
         self.ids: list[UUID] = []
         self._fresh = int.from_bytes(os.urandom(16), "big") & ~0xFFFFF
@@ -221,8 +226,8 @@ class _Work:
         live = self.live
         for number, event in enumerate(admitted):
             self._add(event, id if number == 0 else None)
-            if isinstance(event, e.SignalReceived):
-                live.state.signal_ids.add(id)
+            if isinstance(event, e.SignalReceived | e.StepResolved):
+                live.state.message_ids.add(id)
             if live.execution is None:
                 live.state.apply(event)
                 continue
@@ -238,7 +243,7 @@ class _Work:
         """Put the stall on record, once for each error."""
         info = error_info(bug, with_traceback=True)
         known = self.live.state.stalled
-        if known is None or (known.type, known.message) != (info.type, info.message):
+        if known is None or _essence(known) != _essence(info):
             self._add(e.SagaStalled(at=self.now, error=info))
 
     def _broke(self, rest: Sequence[e.InputEvent], bug: SagaBug) -> None:
@@ -258,3 +263,8 @@ class _Work:
             id = UUID(int=self._fresh)
         self.events.append(event)
         self.ids.append(id)
+
+
+def _essence(error: e.ErrorInfo) -> tuple[str, str]:
+    """An error without the addresses in its text, which differ each time."""
+    return error.type, re.sub(r"0x[0-9a-fA-F]+", "0x", error.message)
