@@ -31,7 +31,8 @@ It crashes, too: `crash` and `restart` at a moment of the test's choice, and wit
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import count
@@ -40,8 +41,6 @@ from typing import Any, Final, Self, TypeVar
 
 from amends.app import App
 from amends.backend import Backend, memory_backend
-from amends.broker.commit import SequentialCommitter
-from amends.broker.memory import MemoryBroker
 from amends.broker.port import DeadLetter
 from amends.client import Client, Handle
 from amends.domain.events import JournalEvent
@@ -49,17 +48,9 @@ from amends.domain.ids import InstanceId
 from amends.sagas import journal
 from amends.sagas.definition import Saga
 from amends.settings import Settings
-from amends.stores.memory import MemoryStore
 from amends.testing.clock import VirtualClock, run_virtual, virtual_clock
-from amends.testing.faults import (
-    CrashPoints,
-    FaultRates,
-    Faults,
-    FaultyBroker,
-    FaultyStore,
-    SimulatedCrash,
-)
-from amends.worker import Engine
+from amends.testing.engines import EngineProcess
+from amends.testing.faults import CrashPoints, FaultRates, Faults
 
 I = TypeVar("I")
 R = TypeVar("R")
@@ -69,52 +60,14 @@ EVERY_TURN_REPLAYS: Final = Settings(store="memory://", cache_max=0)
 """The settings of a harness, unless it is given others: nothing is kept live between turns."""
 
 
-class _EngineProcess:
-    """An engine with a store and a broker of its own over what all processes share."""
-
-    def __init__(self, app: App, shared: Backend, settings: Settings, faults: Faults) -> None:
-        assert isinstance(shared.store, MemoryStore)
-        assert isinstance(shared.broker, MemoryBroker)
-        self.faults = faults
-        self._broker = shared.broker.reopened()
-        store = FaultyStore(shared.store.reopened(), faults)
-        broker = FaultyBroker(self._broker, faults)
-        backend = Backend(store, broker, SequentialCommitter(store, broker), shared.clock)
-        self._engine = Engine(app, backend, settings)
-        self._watching: asyncio.Task[None] | None = None
-
-    async def start(self, client: Client) -> None:
-        """Run; `client` is told when the engine fails by itself, so that nobody waits in vain."""
-        await self._engine.__aenter__()
-        self._watching = asyncio.create_task(client.watch_engine(self._engine))
-
-    async def stop(self) -> None:
-        """Stop gracefully."""
-        await self._forget()
-        await self._engine.__aexit__(None, None, None)
-
-    async def die(self) -> None:
-        """Do nothing more; what was in hand goes back to the broker."""
-        await self._forget()
-        self.faults.points.kill()
-        self._broker.crash_consumers()
-        death = SimulatedCrash()
-        await self._engine.__aexit__(type(death), death, None)
-        await self._broker.close()
-
-    async def _forget(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
-
-
 class Harness:
     """An application's engine over a store and a broker in memory, on the running loop's time.
 
     `async with Harness(app) as harness:` needs a `VirtualTimeLoop`; `run_app` brings one along.
     `clock` tells the time, and `client` is an application's own, never crashed with the engine.
     `rates` and `seed` make the engine's store and broker unreliable. `points` counts what the
-    first engine does and kills it once; another takes its place at once, and lives.
+    first engine does and kills it once; another takes its place at once. With several, each kills
+    an engine, one after another; the last one lives.
     """
 
     def __init__(
@@ -122,17 +75,17 @@ class Harness:
         app: App,
         *,
         settings: Settings = EVERY_TURN_REPLAYS,
-        points: CrashPoints | None = None,
+        points: CrashPoints | Sequence[CrashPoints] = (),
         rates: FaultRates | None = None,
         seed: int = 0,
     ) -> None:
         self.app = app
         self._settings = settings
-        self._points = points
+        self._points = deque([points] if isinstance(points, CrashPoints) else points)
         self._rates = rates
         self._seed = seed
         self._numbers = count(1)
-        self._processes: list[_EngineProcess] = []
+        self._processes: list[EngineProcess] = []
         self._cleanup = AsyncExitStack()
         self._reviving: asyncio.Task[None] | None = None
         self.clock: VirtualClock
@@ -143,8 +96,8 @@ class Harness:
         self.clock = virtual_clock()
         self._shared = memory_backend(self.clock)
         await self._use(self.app)
-        if self._points is not None:
-            self._reviving = asyncio.create_task(self._revive(self._points))
+        if self._points:
+            self._reviving = asyncio.create_task(self._revive(list(self._points)))
         await self.start_engine()
         return self
 
@@ -166,11 +119,10 @@ class Harness:
 
     async def start_engine(self) -> None:
         """Start an engine, besides those that run already."""
-        # Only the first engine may have a crash in store, or none would ever get on.
-        points, self._points = self._points, None
+        points = self._points.popleft() if self._points else None
         faults = Faults(self.clock, seed=self._seed, rates=self._rates, points=points)
         self._seed += 1
-        process = _EngineProcess(self.app, self._shared, self._settings, faults)
+        process = EngineProcess(self.app, self._shared, self._settings, faults)
         self._processes.append(process)
         await process.start(self.client)
 
@@ -198,9 +150,10 @@ class Harness:
         client = Client(app, self._shared, self._settings)
         self.client = await self._cleanup.enter_async_context(client)
 
-    async def _revive(self, points: CrashPoints) -> None:
-        await points.crashed()
-        await self.restart()
+    async def _revive(self, in_store: Sequence[CrashPoints]) -> None:
+        for points in in_store:
+            await points.crashed()
+            await self.restart()
 
     # --- instances
 
@@ -246,7 +199,7 @@ def run_app(
     scenario: Callable[[Harness], Awaitable[T]],
     *,
     settings: Settings = EVERY_TURN_REPLAYS,
-    points: CrashPoints | None = None,
+    points: CrashPoints | Sequence[CrashPoints] = (),
     rates: FaultRates | None = None,
     seed: int = 0,
 ) -> T:
