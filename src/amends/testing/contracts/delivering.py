@@ -13,7 +13,6 @@ from amends.broker.port import Broker, Consumer, Delivery
 from amends.errors import UsageError
 from amends.testing.contracts.broker_base import (
     OTHER_QUEUE,
-    QUEUE,
     BrokerContractBase,
     consuming,
     depth_of,
