@@ -10,7 +10,7 @@ import asyncio
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, overload
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from amends.backend import Backend
 from amends.broker.mail import to_inbox
@@ -19,6 +19,7 @@ from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import InstanceId
 from amends.domain.status import Ending, Status, ending_of
+from amends.domain.unique import new_id
 from amends.errors import (
     ActionRefused,
     InstanceNotFound,
@@ -294,7 +295,7 @@ class Client:
                 f"saga {saga.name!r} is not registered with this application; add it to "
                 "App(sagas=[…]). Nothing was started"
             )
-        instance = InstanceId.of(saga.name, id if id is not None else str(uuid4()))
+        instance = InstanceId.of(saga.name, id if id is not None else str(new_id()))
         deadline = None
         if saga.deadline_s is not None:
             deadline = self.backend.clock.now() + timedelta(seconds=saga.deadline_s)
@@ -381,7 +382,7 @@ class Client:
 
     async def send(self, message: m.EngineMessage, *, id: UUID | None = None) -> None:
         """Put a message into the inbox of its instance; durable on return."""
-        id = id or uuid4()
+        id = id or new_id()
         await self.backend.broker.publish(
             [
                 to_inbox(

@@ -268,7 +268,7 @@ class ActivityConsumer:
         except Exception as error:
             # The effect happened; only its result is lost. "Failed" would be a lie.
             return self._failed(command, AttemptOutcome.VANISHED, error_info(error))
-        return ReportCompleted.model_construct(
+        return ReportCompleted(
             saga=command.saga,
             id=command.id,
             seq=command.seq,

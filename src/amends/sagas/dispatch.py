@@ -107,7 +107,7 @@ class Dispatcher:
     def _command(self, state: InstanceState, step: StepState, cause: str) -> Message:
         instance = state.instance
         scheduled = step.scheduled
-        command = m.RunStep.model_construct(
+        command = m.RunStep(
             saga=instance.saga,
             id=instance.id,
             seq=scheduled.seq,

@@ -174,7 +174,7 @@ class SagaExecution:
         raw_input = activity.input.to_json_value(input)
         seq = self.next_seq()
         self.decide(
-            e.StepScheduled.model_construct(
+            e.StepScheduled(
                 seq=seq,
                 activity=activity.name,
                 queue=activity.queue,

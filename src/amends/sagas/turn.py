@@ -4,7 +4,6 @@ append, publish and acknowledge. Pure: it awaits nothing.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,6 +17,7 @@ from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
 from amends.domain.failures import error_info
 from amends.domain.ids import NO_STREAM, ExpectedVersion, InstanceId
+from amends.domain.unique import new_id_block
 from amends.errors import DeterminismError, NotRegistered
 from amends.sagas import journal
 from amends.sagas.dispatch import Dispatcher
@@ -209,7 +209,7 @@ class _Work:
         self.was_stalled = live.state.stalled is not None
         self.events: list[e.JournalEvent] = []
         self.ids: list[UUID] = []
-        self._fresh = int.from_bytes(os.urandom(16), "big") & ~0xFFFFF
+        self._fresh = new_id_block()
 
     def resume(self) -> None:
         """Decisions that the code took in replay and the journal lacks: it had stalled."""
