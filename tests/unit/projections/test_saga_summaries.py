@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amends.domain import events as e
@@ -118,6 +118,7 @@ class Writer:
         self.events.append(data.draw(st.sampled_from(choices)))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_summary_agrees_with_the_engine_s_own_fold(data: st.DataObject) -> None:
     writer = Writer()
