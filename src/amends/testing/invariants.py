@@ -1,0 +1,259 @@
+"""What must hold of every journal, whatever happened to the engine that wrote it.
+
+`check_journal` judges a journal by its events alone, with rules of its own: it shares no code
+with the engine's state. `check_replay` runs the saga's code against every version of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from amends.app import App
+from amends.domain import events as e
+from amends.domain.envelope import RecordedEvent
+from amends.domain.ids import InstanceId
+from amends.sagas import journal
+from amends.sagas.replay import describe, replay
+
+_REPORTS: Final = (
+    e.StepCompleted,
+    e.StepAttemptFailed,
+    e.StepFailed,
+    e.StepUnknown,
+    e.StepParked,
+    e.StepResolved,
+    e.StepReportedLate,
+)
+_AFTER_THE_END: Final = (*_REPORTS, e.StepScheduled)
+
+
+class Violation(AssertionError):
+    """A journal, or the world around it, is not as the engine promises."""
+
+
+class _Step:
+    def __init__(self, scheduled: e.StepScheduled) -> None:
+        self.scheduled = scheduled
+        self.attempt = 0
+        self.retry_at: datetime | None = None
+        self.is_over = False
+        self.happened: bool | None = False
+        """None: nobody knows."""
+        self.is_parked = False
+        self.late = 0
+        self.undos: list[_Step] = []
+
+
+class _Journal:
+    """The events of one instance, told one by one."""
+
+    def __init__(self, *, in_reverse: bool) -> None:
+        self._in_reverse = in_reverse
+        self._steps: dict[int, _Step] = {}
+        self._timers: dict[int, datetime] = {}
+        self._last_seq = 0
+        self._at: datetime | None = None
+        self._compensating = False
+        self._pivoted = False
+        self.final: e.JournalEvent | None = None
+
+    def tell(self, version: int, event: e.JournalEvent) -> None:
+        _demand((version == 0) == isinstance(event, e.SagaStarted), "SagaStarted is first, once")
+        if isinstance(event, e.InputEvent):
+            _demand(self._at is None or event.at >= self._at, "time never goes back")
+            self._at = event.at
+        if isinstance(event, e.FINAL_EVENTS):
+            self._end(event)
+            return
+        if isinstance(event, e.SagaStalled | e.SagaResumed):
+            return
+        if self.final is not None:
+            _demand(isinstance(event, _AFTER_THE_END), "after the end there are late reports only")
+        if isinstance(event, e.StepScheduled):
+            self._schedule(event)
+        elif isinstance(event, _REPORTS):
+            step = self._steps.get(event.seq)
+            if step is None:
+                raise Violation(f"step {event.seq} was never scheduled")
+            self._report(step, event)
+        elif isinstance(event, e.StepAbandoned):
+            self._abandon(self._steps[event.seq])
+        elif isinstance(event, e.TimerStarted | e.TimerCancelled | e.TimerFired):
+            self._timer(event)
+        elif isinstance(event, e.DomainEventEmitted):
+            self._number(event.seq)
+        elif isinstance(event, e.CompensationStarted):
+            _demand(not self._compensating, "compensation starts once")
+            _demand(not self._pivoted, "nothing is compensated after a pivot")
+            self._compensating = True
+
+    def _number(self, seq: int) -> None:
+        _demand(seq == self._last_seq + 1, f"decision {seq} follows decision {self._last_seq}")
+        self._last_seq = seq
+
+    # --- steps
+
+    def _schedule(self, event: e.StepScheduled) -> None:
+        self._number(event.seq)
+        step = self._steps[event.seq] = _Step(event)
+        if event.kind is e.StepKind.UNDO:
+            _demand(self._compensating, "nothing is undone before compensation has started")
+            assert event.of is not None
+            self._check_undo(self._steps[event.of], event)
+            self._steps[event.of].undos.append(step)
+        elif event.kind is e.StepKind.STEP:
+            # A saga's own `finally` may still ask for steps while it winds down.
+            _demand(self.final is None, "no step begins after the end")
+
+    def _check_undo(self, origin: _Step, undo: e.StepScheduled) -> None:
+        _demand(undo.activity == origin.scheduled.undo, "an undo is the one that was registered")
+        may_happen = origin.happened is not False or origin.scheduled.undo_failed
+        _demand(may_happen, f"step {undo.of} had no effect, so there is nothing to undo")
+        _demand(
+            len(origin.undos) <= origin.late,
+            f"step {undo.of} is undone once, and once more if late",
+        )
+        if origin.late:
+            return
+        regular = [step for step in self._steps.values() if step.scheduled.kind is e.StepKind.STEP]
+        _demand(all(step.is_over for step in regular), "nothing runs while something is undone")
+        if self._in_reverse:
+            for step in regular:
+                if step.scheduled.seq > origin.scheduled.seq and step.happened and not step.late:
+                    undone = step.scheduled.undo is None or any(u.is_over for u in step.undos)
+                    _demand(undone, f"step {step.scheduled.seq} is undone before step {undo.of}")
+
+    def _report(self, step: _Step, event: Any) -> None:
+        if isinstance(event, e.StepReportedLate):
+            _demand(
+                step.is_over or self.final is not None, "a late report is on a step that is over"
+            )
+            step.late += 1
+            if event.completed:
+                step.is_over, step.happened = True, True
+            return
+        _demand(not step.is_over, f"step {event.seq} was over already at {type(event).__name__}")
+        step.retry_at = None
+        if isinstance(event, e.StepAttemptFailed):
+            _demand(event.attempt > step.attempt, f"attempts of step {event.seq} go up")
+            step.attempt, step.retry_at = event.attempt, event.retry_at
+            if event.outcome is not e.AttemptOutcome.FAILED:
+                step.happened = None
+        elif isinstance(event, e.StepParked):
+            step.is_parked = True
+        elif isinstance(event, e.StepResolved):
+            self._resolve(step, event)
+        elif isinstance(event, e.StepUnknown):
+            step.happened = None
+            step.is_over = event.then is e.AfterUnknown.RAISE
+            step.is_parked = event.then is e.AfterUnknown.PARK
+        else:
+            self._close(step, happened=isinstance(event, e.StepCompleted))
+
+    def _resolve(self, step: _Step, event: e.StepResolved) -> None:
+        _demand(step.is_parked, "only a parked step is resolved")
+        step.is_parked = False
+        if event.resolution is not e.Resolution.RETRY:
+            self._close(step, happened=event.resolution is e.Resolution.COMPLETE)
+
+    def _close(self, step: _Step, *, happened: bool) -> None:
+        step.is_over, step.happened, step.is_parked = True, happened, False
+        self._pivoted = self._pivoted or (happened and step.scheduled.pivot)
+
+    def _abandon(self, step: _Step) -> None:
+        assert self._at is not None
+        if not step.is_over and step.retry_at is not None and step.retry_at > self._at:
+            step.is_over = True
+
+    # --- the rest
+
+    def _timer(self, event: e.TimerStarted | e.TimerCancelled | e.TimerFired) -> None:
+        if isinstance(event, e.TimerStarted):
+            self._number(event.seq)
+            self._timers[event.seq] = event.due
+        elif event.seq or isinstance(event, e.TimerCancelled):
+            due = self._timers.pop(event.seq, None)
+            if due is None:
+                raise Violation(f"timer {event.seq} is not running")
+            if isinstance(event, e.TimerFired):
+                _demand(event.at >= due, f"timer {event.seq} fires when it is due")
+
+    def _end(self, event: e.JournalEvent) -> None:
+        _demand(self.final is None, "an instance ends once")
+        undoes = isinstance(event, e.SagaCompensated | e.SagaFailed | e.SagaCancelled)
+        if not isinstance(event, e.SagaTerminated):
+            _demand(self._compensating == undoes, f"{type(event).__name__} fits what went before")
+        self.final = event
+
+    def finish(self) -> None:
+        """Judge what is left undone when no more will come."""
+        if self.final is None or isinstance(self.final, e.SagaCompleted | e.SagaTerminated):
+            return
+        for seq, step in self._steps.items():
+            if step.scheduled.undo is not None and step.happened is not False:
+                _demand(step.undos != [], f"step {seq} is undone")
+                _demand(all(undo.is_over for undo in step.undos), f"the undo of step {seq} is over")
+
+
+def _demand(holds: bool, what: str) -> None:
+    if not holds:
+        raise Violation(f"it does not hold that {what}")
+
+
+def check_journal(app: App, records: Sequence[RecordedEvent], *, is_done: bool = True) -> None:
+    """Judge one instance's journal by its events.
+
+    `is_done` says that no more events are expected, so that whatever happened must be undone by
+    now unless the saga completed.
+
+    Raises Violation, InvalidJournal, DecodeError.
+    """
+    instance = _instance_of(records)
+    definition = app.sagas.get(instance.saga)
+    told = _Journal(in_reverse=definition is None or definition.compensate == "in_reverse")
+    if len({record.id for record in records}) < len(records):
+        raise Violation(f"{instance}: an event id occurs twice")
+    journal.check_sequence(records)
+    for record in records:
+        try:
+            told.tell(record.version, journal.decode(record))
+        except Violation as violation:
+            raise Violation(f"{instance} at version {record.version}: {violation}") from None
+    if is_done:
+        try:
+            told.finish()
+        except Violation as violation:
+            raise Violation(f"{instance} at its end: {violation}") from None
+
+
+def check_replay(app: App, records: Sequence[RecordedEvent]) -> None:
+    """Replay every version of one instance's journal: at each, the code wants exactly the
+    decisions that the journal has next.
+
+    Raises Violation, and what the code raises in replay. Not for instances that had stalled.
+    """
+    instance = _instance_of(records)
+    decided = [journal.decode(record) for record in records]
+    for version in range(1, len(records) + 1):
+        execution = replay(app.sagas[instance.saga], instance, records[:version], app.activities)
+        wanted = [describe(decision) for decision in execution.decisions]
+        execution.discard()
+        recorded: list[str] = []
+        for event in decided[version:]:
+            if not isinstance(event, e.OutputEvent):
+                break
+            recorded.append(describe(event))
+        if wanted != recorded:
+            raise Violation(
+                f"{instance} after {version} events: the code wants {wanted or 'nothing'}, and "
+                f"the journal has {recorded or 'nothing'}"
+            )
+
+
+def _instance_of(records: Sequence[RecordedEvent]) -> InstanceId:
+    instance = InstanceId.of_stream(records[0].stream) if records else None
+    if instance is None:
+        raise Violation("there is no journal")
+    return instance

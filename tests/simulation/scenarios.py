@@ -1,0 +1,214 @@
+"""One saga for each thing a saga can do, with the clients and the bank that drive it to an end
+that is known beforehand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from amends import App, Failure, Handle, SagaContext, SagaNotCompleted, Signal, Status, saga
+from amends.testing.harness import Harness
+from tests.simulation.bank import FINE, Bank, Booking, Fate, pay, the_bank, wire
+
+
+class GaveUp(Failure):
+    """The saga's own decision to fail."""
+
+
+approved = Signal("approved", str)
+
+
+def booking(account: str, cents: int) -> Booking:
+    return Booking(account=account, cents=cents)
+
+
+@saga
+async def one_step(ctx: SagaContext) -> list[str]:
+    await ctx.do(pay, booking("payer", -5))
+    raise GaveUp
+
+
+@saga
+async def transfer(ctx: SagaContext) -> list[str]:
+    first = await ctx.do(pay, booking("payer", -5))
+    return [first, await ctx.do(pay, booking("payee", 5))]
+
+
+@saga
+async def two_and_a_refusal(ctx: SagaContext) -> list[str]:
+    await ctx.do(pay, booking("payer", -5))
+    await ctx.do(wire, booking("transit", 3))
+    await ctx.do(pay, booking("refused", 2))
+    raise AssertionError("unreachable")
+
+
+@saga
+async def wiring(ctx: SagaContext) -> list[str]:
+    first = await ctx.do(pay, booking("payer", -5))
+    return [first, await ctx.do(wire, booking("payee", 5))]
+
+
+@saga(deadline=600)
+async def timers(ctx: SagaContext) -> list[str]:
+    first = await ctx.do(pay, booking("payer", -5))
+    await asyncio.sleep(60)
+    try:
+        async with asyncio.timeout(3):
+            await ctx.do(pay, booking("slow", 5))
+    except TimeoutError:
+        await asyncio.sleep(1)
+        raise GaveUp from None
+    return [first]
+
+
+@saga
+async def asks_first(ctx: SagaContext) -> list[str]:
+    first = await ctx.do(pay, booking("payer", -5))
+    async with asyncio.timeout(1000):
+        await ctx.receive(approved)
+    return [first, await ctx.do(pay, booking("payee", 5))]
+
+
+@saga
+async def side_by_side(ctx: SagaContext) -> list[str]:
+    await ctx.do(pay, booking("payer", -5))
+    return await asyncio.gather(
+        ctx.do(pay, booking("payee", 1)),
+        ctx.do(pay, booking("refused", 2)),
+        ctx.do(wire, booking("slow", 2)),
+    )
+
+
+@saga(compensate="in_parallel")
+async def undone_at_once(ctx: SagaContext) -> list[str]:
+    await asyncio.gather(*(ctx.do(pay, booking("payer", -n)) for n in range(1, 4)))
+    raise GaveUp
+
+
+@saga
+async def sleeps_long(ctx: SagaContext) -> list[str]:
+    await ctx.do(pay, booking("payer", -5))
+    await asyncio.sleep(86400)
+    return []
+
+
+@saga
+async def beyond_the_pivot(ctx: SagaContext) -> list[str]:
+    first = await ctx.do(pay, booking("payer", -5))
+    second = await ctx.do(pay, booking("payee", 2), pivot=True)
+    return [first, second, await ctx.do(pay, booking("shut", 3))]
+
+
+Drive = Callable[[Harness, Handle[list[str]]], Awaitable[None]]
+
+
+async def just_wait(harness: Harness, handle: Handle[list[str]]) -> None:
+    """The clients do nothing but wait."""
+
+
+async def approve(harness: Harness, handle: Handle[list[str]]) -> None:
+    await harness.advance(10)
+    await handle.signal(approved, "yes")
+
+
+async def cancel(harness: Harness, handle: Handle[list[str]]) -> None:
+    await harness.advance(10)
+    await handle.cancel(who="test", why="test")
+
+
+async def reopen_and_retry(harness: Harness, handle: Handle[list[str]]) -> None:
+    while await handle.status() is not Status.PARKED:
+        await harness.advance(1)
+    the_bank().fate = lambda name, key, attempt: FINE
+    await handle.resolve("retry", who="test", why="the account is open again")
+
+
+def all_well(name: str, key: str, attempt: int) -> Fate:
+    return FINE
+
+
+def refusing(*seqs: int) -> Callable[[str, str, int], Fate]:
+    return lambda name, key, attempt: Fate(refuse=_seq(key) in seqs)
+
+
+def too_slow(name: str, key: str, attempt: int) -> Fate:
+    """The last step times out after its effect; all else breaks once."""
+    if _seq(key) == 2 and name == "wire":
+        return Fate(after_s=10)
+    return Fate(broken=attempt == 1)
+
+
+def slow_fourth(name: str, key: str, attempt: int) -> Fate:
+    return Fate(after_s=4 if _seq(key) == 4 else 0)
+
+
+def refused_third(name: str, key: str, attempt: int) -> Fate:
+    seq = _seq(key)
+    return Fate(refuse=seq == 3, after_s=3 if seq == 4 else 0, broken=seq > 4 and attempt == 1)
+
+
+def _seq(key: str) -> int:
+    return int(key.rpartition("/")[2])
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    saga: str
+    end: Status
+    drive: Drive = just_wait
+    fate: Callable[[str, str, int], Fate] = all_well
+
+    async def run(self, harness: Harness) -> Handle[list[str]]:
+        handle = await harness.start(app.sagas[self.saga], id="1")
+        await self.drive(harness, handle)
+        try:
+            receipts = await handle.result()
+        except SagaNotCompleted as error:
+            assert error.state == self.end
+            receipts = []
+        else:
+            assert self.end is Status.COMPLETED
+        bank = the_bank()
+        assert bank.standing_of(str(handle.instance)) == set(receipts), bank
+        return handle
+
+
+COMPENSATED, COMPLETED = Status.COMPENSATED, Status.COMPLETED
+SMALLEST = Scenario("one step undone", "one_step", COMPENSATED)
+SCENARIOS = [
+    SMALLEST,
+    Scenario("success", "transfer", COMPLETED),
+    Scenario("a refusal at the end", "two_and_a_refusal", COMPENSATED, fate=refusing(3)),
+    Scenario("unknown, and a probe that knows", "wiring", COMPLETED, fate=too_slow),
+    Scenario("timers and an abandoned step", "timers", COMPENSATED, fate=slow_fourth),
+    Scenario("a signal", "asks_first", COMPLETED, approve),
+    Scenario("one of three refused", "side_by_side", COMPENSATED, fate=refused_third),
+    Scenario("undone side by side", "undone_at_once", COMPENSATED),
+    Scenario("cancelled", "sleeps_long", Status.CANCELLED, cancel),
+    Scenario(
+        "parked beyond the pivot", "beyond_the_pivot", COMPLETED, reopen_and_retry, refusing(3)
+    ),
+]
+
+app = App(
+    sagas=[
+        one_step,
+        transfer,
+        two_and_a_refusal,
+        wiring,
+        timers,
+        asks_first,
+        side_by_side,
+        undone_at_once,
+        sleeps_long,
+        beyond_the_pivot,
+    ],
+    activities=[pay, wire],
+)
+
+
+def bank_of(scenario: Scenario) -> Bank:
+    return Bank(fate=scenario.fate)
