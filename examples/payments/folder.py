@@ -6,7 +6,7 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from examples.payments.plan import Plan
 from examples.payments.proof import PLAN, STORE
@@ -45,26 +45,40 @@ class Folder:
         except ValueError:
             return None
 
-    def _clear(self) -> None:
-        """Remove what the demo writes, and nothing else that may be there."""
+    def clear(self) -> None:
+        """Remove what the demo writes, and nothing else that may be there.
+
+        Raises Refused while an engine runs on the store. Its lock is never removed: whoever
+        removed it might remove somebody's who has just taken it.
+        """
+        engine_lock = self.path / f"{STORE}.engine"
+        if engine_lock.exists():
+            with engine_lock.open("a") as lock:
+                _take(lock, f"an engine runs on {self.store}; stop it first")
         ours = (self.plan, self.sample, self.worker_log, self.step_log)
         for path in (*ours, *self.path.glob(f"{STORE}*")):
-            path.unlink(missing_ok=True)
+            if path != engine_lock:
+                path.unlink(missing_ok=True)
+
+
+def _take(lock: TextIO, otherwise: str) -> None:
+    """Lock an open file until it is closed. Raises Refused."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(otherwise) from None
 
 
 @contextmanager
 def working_in(path: Path | None) -> Iterator[Folder]:
     """The folder, for one run at a time: a given one as it is, or else the default one, cleared.
 
-    Raises Refused while another run works there, and OSError.
+    Raises Refused while another run or an engine works there, and OSError.
     """
     folder = Folder(path or DEFAULT_FOLDER)
     folder.path.mkdir(parents=True, exist_ok=True)
     with (folder.path / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refused(f"another run works in {folder.path}; wait for it to end") from None
+        _take(lock, f"another run works in {folder.path}; wait for it to end")
         if path is None:
-            folder._clear()
+            folder.clear()
         yield folder

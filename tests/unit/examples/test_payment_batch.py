@@ -176,6 +176,21 @@ def test_only_what_the_demo_wrote_is_replaced(
         assert not folder.store.exists()
         assert (folder.path / "mine.txt").read_text() == "keep me"
 
+
+async def test_a_store_that_an_engine_runs_on_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with working_in(None) as folder:
+        pass
+    async with app.run(folder.store):
+        with pytest.raises(Refused, match="an engine runs on"), working_in(None):
+            pass
+    with working_in(None) as folder:
+        assert not folder.store.exists()
+
+
+def test_a_given_folder_is_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     Folder(tmp_path / "given").keep_plan(PLAN)
     with working_in(tmp_path / "given") as folder:
