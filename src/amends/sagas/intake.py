@@ -26,6 +26,10 @@ Events = list[e.InputEvent]
 _DEFAULT_RETRY: Final = Retry()
 
 
+class Refused(Exception):
+    """A message that makes sense, but not for this instance now. Never leaves the engine."""
+
+
 class Intake:
     """Turns messages into input events. An empty answer means that the message changes nothing:
     its effect is on record already, or the instance is past it.
@@ -37,7 +41,10 @@ class Intake:
     def admit(
         self, state: InstanceState, message: m.EngineMessage, message_id: UUID, now: datetime
     ) -> Events:
-        """The events that `message` leads to. `now` is pushed forward to the instance's time."""
+        """The events that `message` leads to. `now` is pushed forward to the instance's time.
+
+        Raises Refused for what somebody sent and the instance cannot take: they must hear of it.
+        """
         at = max(now, state.at)
         if state.started is None:
             return self._start(message, at)
@@ -250,7 +257,7 @@ class Intake:
 
     def _signal(self, state: InstanceState, message: m.DeliverSignal, at: datetime) -> Events:
         if state.final is not None:
-            return []
+            raise Refused(f"signal {message.name!r} came after {state.instance} had ended")
         return [e.SignalReceived(at=at, name=message.name, payload=message.payload)]
 
     def _cancel(self, state: InstanceState, message: m.CancelSaga, at: datetime) -> Events:
@@ -266,13 +273,15 @@ class Intake:
     def _resolve(self, state: InstanceState, message: m.ResolveStep, at: datetime) -> Events:
         step = state.steps.get(message.seq)
         if step is None or not step.parked or state.final is Status.TERMINATED:
-            return []
+            raise Refused(f"step {message.seq} of {state.instance} is not parked")
         activity = self._activities.get(step.scheduled.activity)
         if message.resolution is e.Resolution.COMPLETE and activity is not None:
             try:
                 activity.result.from_json_value(message.result)
-            except InvalidPayload:
-                return []
+            except InvalidPayload as error:
+                raise Refused(
+                    f"the result that {message.who} gave by hand does not fit: {error}"
+                ) from None
         return [
             e.StepResolved(
                 at=at,

@@ -21,6 +21,7 @@ from amends.broker.subscription import Subscription
 from amends.broker.topology import inbox_queue
 from amends.domain.backoff import back_off, backoff_s
 from amends.domain.clock import Clock
+from amends.domain.events import SagaStalled
 from amends.domain.ids import ExpectedVersion, InstanceId
 from amends.domain.messages import StartSaga, decode_message
 from amends.errors import (
@@ -202,11 +203,13 @@ class Orchestrator:
             live.discard()
             raise
         self._committed(instance, live, turn)
+        for delivery, why in turn.refused:
+            await self._put_aside(delivery, "refused", why)
         return inbound[turn.taken :]
 
     def _committed(self, instance: InstanceId, live: Live, turn: Turn) -> None:
         live.state.version += len(turn.events)
-        if live.bug is not None:
+        if live.bug is not None and any(isinstance(e, SagaStalled) for e in turn.events):
             log.error(
                 "saga_stalled",
                 instance=str(instance),

@@ -22,7 +22,7 @@ from amends.errors import DeterminismError, NotRegistered
 from amends.sagas import journal
 from amends.sagas.dispatch import Dispatcher
 from amends.sagas.execution import ActivityMap, SagaBug, SagaExecution
-from amends.sagas.intake import Intake
+from amends.sagas.intake import Intake, Refused
 from amends.sagas.replay import fold, replay
 from amends.sagas.state import InstanceState
 from amends.stores.port import Append
@@ -73,13 +73,16 @@ class Live:
 
 
 class Turn(NamedTuple):
-    """The outcome of a turn. `taken` counts the inbound messages that it dealt with; the others
-    want another turn, after a reload. `events` is how many it appends.
+    """The outcome of a turn, which appends `events`.
+
+    `taken` counts the inbound messages that it dealt with; the others want another turn, after a
+    reload. `refused` are those among them that are to be put aside, and why.
     """
 
     commit: TurnCommit
     events: Sequence[e.JournalEvent]
     taken: int
+    refused: Sequence[tuple[Delivery, str]]
 
 
 class TurnTaker:
@@ -125,7 +128,11 @@ class TurnTaker:
         for delivery, message in inbound:
             taken += 1
             id = delivery.message.id
-            admitted = self._intake.admit(live.state, message, id, now)
+            try:
+                admitted = self._intake.admit(live.state, message, id, now)
+            except Refused as refusal:
+                work.refused.append((delivery, str(refusal)))
+                continue
             if not admitted:
                 redrive += self._redrive(live, message, delivery)
                 continue
@@ -178,7 +185,9 @@ class TurnTaker:
         publish = self._dispatcher.follow_ups(state, work.events, cause) + redrive
         if is_stalled:
             publish += self._wake(live, work, taken, cause)
-        return Turn(TurnCommit(append, publish, deliveries), work.events, len(deliveries))
+        refused = {id(delivery) for delivery, _ in work.refused}
+        done = [delivery for delivery in deliveries if id(delivery) not in refused]
+        return Turn(TurnCommit(append, publish, done), work.events, len(deliveries), work.refused)
 
     def _wake(self, live: Live, work: _Work, taken: Sequence[Inbound], cause: str) -> list[Message]:
         """Keep one chain of later looks going while an instance is stalled: it begins with the
@@ -209,6 +218,7 @@ class _Work:
         self.was_stalled = live.state.stalled is not None
         self.events: list[e.JournalEvent] = []
         self.ids: list[UUID] = []
+        self.refused: list[tuple[Delivery, str]] = []
         self._fresh = new_id_block()
 
     def resume(self) -> None:
