@@ -74,11 +74,12 @@ async def asks_first(ctx: SagaContext) -> list[str]:
 @saga
 async def side_by_side(ctx: SagaContext) -> list[str]:
     await ctx.do(pay, booking("payer", -5))
-    return await asyncio.gather(
+    receipts = await asyncio.gather(
         ctx.do(pay, booking("payee", 1)),
         ctx.do(pay, booking("refused", 2)),
         ctx.do(wire, booking("slow", 2)),
     )
+    return list(receipts)
 
 
 @saga(compensate="in_parallel")
@@ -153,6 +154,14 @@ def _seq(key: str) -> int:
     return int(key.rpartition("/")[2])
 
 
+async def end_of(handle: Handle[list[str]]) -> tuple[Status, list[str]]:
+    """How an instance ended, and the receipts that it has for it."""
+    try:
+        return Status.COMPLETED, await handle.result()
+    except SagaNotCompleted as error:
+        return Status(error.state), []
+
+
 @dataclass(frozen=True)
 class Scenario:
     name: str
@@ -164,13 +173,8 @@ class Scenario:
     async def run(self, harness: Harness) -> Handle[list[str]]:
         handle = await harness.start(app.sagas[self.saga], id="1")
         await self.drive(harness, handle)
-        try:
-            receipts = await handle.result()
-        except SagaNotCompleted as error:
-            assert error.state == self.end
-            receipts = []
-        else:
-            assert self.end is Status.COMPLETED
+        end, receipts = await end_of(handle)
+        assert end is self.end
         bank = the_bank()
         assert bank.standing_of(str(handle.instance)) == set(receipts), bank
         return handle

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from amends import Settings
-from amends.testing.faults import CrashPoints, crash_at_every_point
+from amends.testing.crashes import CrashPoints, crash_at_every_point
 from amends.testing.harness import EVERY_TURN_REPLAYS, Harness, run_app
 from amends.testing.invariants import check_journal, check_replay
 from tests.simulation.bank import open_bank

@@ -187,6 +187,19 @@ class MemoryBroker:
             consumer._crash()
         self._forget(list(self._consumers))
 
+    def lose_everything(self) -> None:
+        """Lose every message, those in hand too, as a broker does whose disks are gone.
+
+        The queues stay and are empty; what is still acknowledged is ignored.
+        """
+        memory = self._memory
+        memory.leases.clear()
+        memory.dead.clear()
+        for queue in memory.queues.values():
+            queue.ready.clear()
+            queue.delayed.clear()
+            queue.changed.ring()
+
     def _forget(self, consumers: Sequence[MemoryConsumer]) -> None:
         self._consumers = [known for known in self._consumers if known not in consumers]
         self._memory.hand_back(lambda lease: lease.consumer in consumers)

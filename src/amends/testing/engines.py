@@ -13,7 +13,8 @@ from amends.client import Client
 from amends.domain.clock import Clock
 from amends.settings import Settings
 from amends.stores.memory import MemoryStore
-from amends.testing.faults import Faults, FaultyBroker, FaultyStore, SimulatedCrash
+from amends.testing.crashes import SimulatedCrash
+from amends.testing.faults import Faults, FaultyBroker, FaultyStore
 from amends.worker import Engine
 
 

@@ -1,14 +1,8 @@
 """Faults on demand: wrappers around the ports that crash, fail, delay, repeat and reorder.
 
-Crashes are exhaustive: every operation with an effect is a numbered point before it and one after
-it, and `crash_at_every_point` runs a scenario once for each of them. All else is drawn from one
-seeded source, so that under virtual time a seed that fails fails again::
-
-    def scenario(points: CrashPoints) -> None:
-        run_virtual(transfer_with_restarts(points))
-
-
-    crash_at_every_point(scenario)
+Every operation with an effect is a numbered point before it and one after it, where the process
+can die (see `amends.testing.crashes`). All else is drawn from one seeded source, so that under
+virtual time a seed that fails fails again.
 
 Without rates and without a point the wrappers change nothing: they keep the ports' contracts.
 """
@@ -16,87 +10,22 @@ Without rates and without a point the wrappers change nothing: they keep the por
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
 from amends.broker.commit import Committer, TurnCommit
 from amends.broker.port import Broker, Consumer, DeadLetter, Delivery, Message, QueueDepth
-from amends.domain.bell import Bell
 from amends.domain.clock import Clock
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import START, Position, StreamName
 from amends.errors import AppendOutcomeUnknown, BrokerUnavailable, StoreUnavailable
 from amends.stores.port import EVERYTHING, Append, Appended, EventFilter, EventStore
+from amends.testing.crashes import CrashPoints
 
 #: How many deliveries a consumer remembers, to repeat one of them later.
 REMEMBERED_MAX = 50
-
-
-class SimulatedCrash(BaseException):
-    """The process died here; whatever it tries afterwards raises this too.
-
-    No `Exception`, because nothing may handle its own death.
-    """
-
-
-class CrashPoints:
-    """Counts the points that a process passes, and kills it at one of them.
-
-    `log` names the points that were passed. The dead can do nothing more: their operations raise
-    SimulatedCrash, and closing consumers has no effect. Whoever runs the simulation waits for
-    `crashed`, cancels the engine, and calls `MemoryBroker.crash_consumers`.
-    """
-
-    def __init__(self, crash_at: int | None = None) -> None:
-        self.log: list[str] = []
-        self.is_dead = False
-        self._crash_at = crash_at
-        self._died = Bell()
-
-    def reach(self, point: str) -> None:
-        """Pass a point, or die at it."""
-        self.check_alive()
-        self.log.append(point)
-        if len(self.log) == self._crash_at:
-            self.kill()
-            self.check_alive()
-
-    def kill(self) -> None:
-        """Die here and now."""
-        self.is_dead = True
-        self._died.ring()
-
-    def check_alive(self) -> None:
-        """Raise SimulatedCrash after death."""
-        if self.is_dead:
-            at = self.log[-1] if self.log else "the beginning"
-            raise SimulatedCrash(f"crashed at point {len(self.log)}: {at}")
-
-    async def crashed(self) -> None:
-        """Return once the process is dead."""
-        if not self.is_dead:
-            await self._died.wait()
-
-
-def crash_at_every_point(run: Callable[[CrashPoints], object], *, points_max: int = 10_000) -> int:
-    """Run a scenario with a crash at its first point, then at its second …, then without one.
-
-    Returns how many points there were. Raises AssertionError when there is no end of them; what
-    `run` raises comes with a note that names the point.
-    """
-    for crash_at in range(1, points_max + 2):
-        points = CrashPoints(crash_at)
-        try:
-            run(points)
-        except BaseException as error:
-            at = points.log[-1] if points.is_dead and points.log else "no point"
-            error.add_note(f"CrashPoints(crash_at={crash_at}) crashed at {at}")
-            raise
-        if not points.is_dead:
-            return crash_at - 1
-    raise AssertionError(f"more than {points_max} points: does the scenario end?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +36,8 @@ class FaultRates:
     """An operation fails, and had no effect."""
     error_after: float = 0.0
     """An operation fails, and had its effect."""
+    read_error: float = 0.0
+    """A store cannot be read."""
     delay: float = 0.0
     """An operation takes up to `delay_s_max` seconds, while others overtake it."""
     delay_s_max: float = 5.0
@@ -158,9 +89,15 @@ class Faults:
         if self.happens(self.rates.error_after):
             raise error(f"simulated after {what}: it was done")
 
+    def before_read(self) -> None:
+        """Fail before a read. A crash there is the same as one before the next effect."""
+        self.points.check_alive()
+        if self.happens(self.rates.read_error):
+            raise StoreUnavailable("simulated before a read: nothing was read")
+
 
 class FaultyStore:
-    """An `EventStore` whose appends suffer from faults. Reading always works, while alive."""
+    """An `EventStore` whose appends suffer from faults, and the reading of streams from errors."""
 
     def __init__(self, store: EventStore, faults: Faults) -> None:
         self._store = store
@@ -177,14 +114,14 @@ class FaultyStore:
         self, stream: StreamName, *, start: int = 0, limit: int | None = None
     ) -> list[RecordedEvent]:
         """See `EventStore.read`."""
-        self._faults.points.check_alive()
+        self._faults.before_read()
         return await self._store.read(stream, start=start, limit=limit)
 
     async def read_backwards(
         self, stream: StreamName, *, start: int | None = None, limit: int | None = None
     ) -> list[RecordedEvent]:
         """See `EventStore.read_backwards`."""
-        self._faults.points.check_alive()
+        self._faults.before_read()
         return await self._store.read_backwards(stream, start=start, limit=limit)
 
     async def read_all(

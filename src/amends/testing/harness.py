@@ -19,7 +19,7 @@ or, where the test itself runs on a `VirtualTimeLoop` (see `amends.testing.clock
             ...
 
 It crashes, too: `crash` and `restart` at a moment of the test's choice, and with `CrashPoints`
-(see `amends.testing.faults`) at every single one::
+(see `amends.testing.crashes`) at every single one::
 
     def scenario(points: CrashPoints) -> None:
         run_app(app, transfer, points=points)
@@ -49,8 +49,9 @@ from amends.sagas import journal
 from amends.sagas.definition import Saga
 from amends.settings import Settings
 from amends.testing.clock import VirtualClock, run_virtual, virtual_clock
+from amends.testing.crashes import CrashPoints
 from amends.testing.engines import EngineProcess
-from amends.testing.faults import CrashPoints, FaultRates, Faults
+from amends.testing.faults import FaultRates, Faults
 
 I = TypeVar("I")
 R = TypeVar("R")

@@ -11,7 +11,8 @@ from amends import App, SagaContext, saga
 from amends.domain import events as e
 from amends.errors import StartUnconfirmed
 from amends.testing.clock import EPOCH
-from amends.testing.faults import CrashPoints, FaultRates, crash_at_every_point
+from amends.testing.crashes import CrashPoints, crash_at_every_point
+from amends.testing.faults import FaultRates
 from amends.testing.harness import Harness, run_app
 from tests.integration.sagas.support import Late, Order, Receipt, World, app_of, every, names
 

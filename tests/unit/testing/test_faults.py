@@ -14,16 +14,8 @@ from amends.testing.broker_contract import BrokerContract
 from amends.testing.clock import ManualClock, VirtualClock, run_virtual
 from amends.testing.committer_contract import OTHER_QUEUE, QUEUE, CommitterContract, Engine
 from amends.testing.contracts.data import as_new, new_event, new_events, new_message, new_messages
-from amends.testing.faults import (
-    CrashPoints,
-    FaultRates,
-    Faults,
-    FaultyBroker,
-    FaultyCommitter,
-    FaultyStore,
-    SimulatedCrash,
-    crash_at_every_point,
-)
+from amends.testing.crashes import CrashPoints, SimulatedCrash, crash_at_every_point
+from amends.testing.faults import FaultRates, Faults, FaultyBroker, FaultyCommitter, FaultyStore
 from amends.testing.store_contract import EventStoreContract
 
 STREAM = StreamName.of("saga.transfer", "1")
