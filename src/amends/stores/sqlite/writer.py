@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any, Final, TypeVar
 
 from amends.domain.bell import Bell
@@ -32,10 +31,6 @@ BATCH_WORKS_MAX: Final = 1024
 #: How soon commits of other processes are noticed while somebody watches.
 POLL_S: Final = 0.015
 
-#: In the thread's queue: look whether somebody watches now; and: that was all.
-_WAKE: Final = Work(0)
-_END: Final = Work(0)
-
 
 class Writer:
     """Bounded submission to the writer thread. Belongs to the event loop that it was made in.
@@ -49,7 +44,10 @@ class Writer:
         self._committer = committer
         self._close_connection = close
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[Work] = queue.SimpleQueue()
+        #: What was submitted in this pass of the event loop; the thread is woken once for all.
+        self._outbox: list[Work] = []
+        #: For the thread: works, or None for the end. An empty list only wakes it.
+        self._queue: queue.SimpleQueue[list[Work] | None] = queue.SimpleQueue()
         self._pending_bytes = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._watchers = 0
@@ -80,7 +78,13 @@ class Writer:
         self._check_open()
         self._pending_bytes += work.bytes
         work.future = self._loop.create_future()
-        self._queue.put(work)
+        if not self._outbox:
+            self._loop.call_soon(self._hand_over)
+        self._outbox.append(work)
+
+    def _hand_over(self) -> None:
+        works, self._outbox = self._outbox, []
+        self._queue.put(works)
 
     async def perform(self, run: Callable[[Transaction], T]) -> T:
         """Run an administrative task in a transaction of its own, in the thread."""
@@ -130,7 +134,7 @@ class Writer:
         """Notice the commits of other processes until as many `unwatch` have followed."""
         self._watchers += 1
         if self._watchers == 1 and not self._closing:
-            self._queue.put(_WAKE)
+            self._queue.put([])
 
     def unwatch(self) -> None:
         """See `watch`."""
@@ -144,7 +148,8 @@ class Writer:
                 waiter = self._waiting.popleft()
                 if not waiter.done():
                     waiter.set_result(None)
-            self._queue.put(_END)
+            self._hand_over()
+            self._queue.put(None)
         await asyncio.shield(self._ended)
 
     def _report(self, works: Sequence[Work], foreign: bool) -> None:
@@ -177,39 +182,28 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while (works := self._take()) is not None:
-                for are_writes, group in groupby(works, lambda work: isinstance(work, Write)):
-                    if are_writes:
-                        self._do(list(group), self._committer.write)
-                    else:
-                        for task in group:
-                            self._do([task], self._perform)
+            ending = False
+            while not ending:
+                works, ending = self._take()
+                for batch in _batches(works):
+                    is_task = isinstance(batch[0], Task)
+                    self._do(batch, self._perform if is_task else self._committer.write)
                 self._poll()
         finally:
             self._close_connection()
             self._tell(self._report_end)
 
-    def _take(self) -> list[Work] | None:
-        """Everything that waits, within the bounds of a batch; None when it is time to end."""
-        works: list[Work] = []
-        bytes = 0
+    def _take(self) -> tuple[list[Work], bool]:
+        """Everything that waits, and whether that is all there will ever be."""
+        taken: list[Work] = []
         try:
-            work = self._queue.get(timeout=POLL_S if self._watchers else None)
-            while True:
-                if work is _END:
-                    if not works:
-                        return None
-                    self._queue.put(_END)
-                    break
-                if work is not _WAKE:
-                    works.append(work)
-                    bytes += work.bytes
-                if bytes >= BATCH_BYTES_MAX or len(works) >= BATCH_WORKS_MAX:
-                    break
-                work = self._queue.get_nowait()
+            works = self._queue.get(timeout=POLL_S if self._watchers else None)
+            while works is not None:
+                taken += works
+                works = self._queue.get_nowait()
         except queue.Empty:
-            pass
-        return works
+            return taken, False
+        return taken, True
 
     def _perform(self, tasks: list[Any]) -> list[Any]:
         for task in tasks:
@@ -248,3 +242,21 @@ class Writer:
             # The loop is gone, and with it everybody who could be told. What was accepted is
             # committed all the same.
             return
+
+
+def _batches(works: Sequence[Work]) -> Iterator[list[Any]]:
+    """In order: writes that follow one another, within the bounds of a batch, and single tasks."""
+    batch: list[Work] = []
+    bytes = 0
+    for work in works:
+        is_task = isinstance(work, Task)
+        if batch and (is_task or bytes >= BATCH_BYTES_MAX or len(batch) >= BATCH_WORKS_MAX):
+            yield batch
+            batch, bytes = [], 0
+        if is_task:
+            yield [work]
+        else:
+            batch.append(work)
+            bytes += work.bytes
+    if batch:
+        yield batch
