@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from amends.app import App
 
 log = structlog.get_logger("amends.engine")
+
+
+def calm_garbage_collector() -> None:
+    """For a process that is an engine and little else: collect less often, and never again look
+    at what was imported.
+
+    An engine makes many objects that die young without cycles; Python's defaults then spend a
+    tenth of the time on looking for some. Cycles are still found, a little later.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 class Engine:

@@ -27,7 +27,7 @@ from amends.cli.opening import run, settings_of
 from amends.cli.options import AppName, Db, Json
 from amends.cli.output import emit, show
 from amends.settings import Settings
-from amends.worker import Engine
+from amends.worker import Engine, calm_garbage_collector
 
 router = typer.Typer()
 log = structlog.get_logger("amends.dev")
@@ -48,6 +48,7 @@ def dev(
     configure_logs(log_level)
     application = load_app(app)
     settings = settings_of(db)
+    calm_garbage_collector()
     run(_serve(app, application, settings, json=json))
 
 
