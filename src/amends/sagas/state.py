@@ -163,12 +163,15 @@ class InstanceState:
     @property
     def status(self) -> Status:
         """The one word for where the instance stands."""
-        if any(step.parked for step in self.steps.values()) and self.final is not Status.TERMINATED:
-            return Status.PARKED
-        if self.final is not None:
+        if self.final is Status.TERMINATED:
             return self.final
+        # What a late report asks for after the end may park or stall as well.
+        if any(step.parked for step in self.steps.values()):
+            return Status.PARKED
         if self.stalled is not None:
             return Status.STALLED
+        if self.final is not None:
+            return self.final
         return Status.COMPENSATING if self.compensating else Status.RUNNING
 
     def open_steps(self) -> list[StepState]:

@@ -166,7 +166,8 @@ class TurnTaker:
         deliveries = [delivery for delivery, _ in taken]
         cause = str(deliveries[-1].message.id)
         # Whoever has ended needs code only for what brings him something new.
-        is_stalled = live.bug is not None and (state.final is None or bool(work.events))
+        is_needed = state.final is None or work.was_stalled or bool(work.events)
+        is_stalled = live.bug is not None and is_needed
         if live.bug is not None and is_stalled:
             work.note_stall(live.bug)
         append = None
