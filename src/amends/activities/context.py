@@ -14,7 +14,8 @@ from amends.errors import UsageError
 class ActivityContext:
     """One attempt of one step.
 
-    `idempotency_key` is the same on every attempt of the step: hand it to the outside world, so
+    `idempotency_key` is the same on every attempt of the step, and on every undo of one step
+    (there can be two, when a result came late): hand it to the outside world, so
     that the effect happens once. `origin_key` is, for an undo or a probe, the idempotency key of
     the step that it is about. `deadline` is when this attempt will be given up (None: never).
     """

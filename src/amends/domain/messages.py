@@ -30,7 +30,7 @@ class EngineMessage(BaseModel):
 
 
 class RunStep(EngineMessage):
-    """Run one attempt of a step. The idempotency key is `<saga>/<id>/<seq>` on every attempt."""
+    """Run one attempt of a step."""
 
     seq: int
     attempt: int
@@ -44,7 +44,13 @@ class RunStep(EngineMessage):
 
     @property
     def idempotency_key(self) -> str:
-        """The same on every attempt."""
+        """The same on every attempt: `<saga>/<id>/<seq>`.
+
+        Of an undo it is `<saga>/<id>/<step>/<undo>`: a late report may have a step undone again,
+        with the result that was missing, and whatever the first undo did must not be done twice.
+        """
+        if self.of is not None:
+            return f"{self.saga}/{self.id}/{self.of}/{self.activity}"
         return f"{self.saga}/{self.id}/{self.seq}"
 
     @property

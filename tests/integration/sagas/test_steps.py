@@ -574,7 +574,7 @@ async def test_an_activity_knows_which_attempt_it_is() -> None:
         assert first.idempotency_key == second.idempotency_key == "watched/x/1"
         assert first.origin_key is None
         assert (first.deadline, second.deadline) == (at(20), at(21))
-        assert (undo.activity, undo.idempotency_key) == ("unlooks", "watched/x/2")
+        assert (undo.activity, undo.idempotency_key) == ("unlooks", "watched/x/1/unlooks")
         assert undo.origin_key == "watched/x/1"
         assert first.correlation_id == undo.correlation_id != ""
 
