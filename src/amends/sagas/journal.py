@@ -17,7 +17,7 @@ from amends.domain.envelope import (
     decode_metadata,
     encode_metadata,
 )
-from amends.errors import DecodeError, InvalidJournal, UnknownSchemaVersion
+from amends.errors import DecodeError, InvalidJournal, UnknownEventType, UnknownSchemaVersion
 
 #: Schema version of the journal's own events.
 JOURNAL_SCHEMA: Final = 1
@@ -67,8 +67,8 @@ def encode_turn(
 def decode(record: RecordedEvent) -> e.JournalEvent:
     """One event of a journal.
 
-    Raises UnknownSchemaVersion (written by a newer Amends) or DecodeError, which name the
-    stream, the position and the type.
+    Raises UnknownSchemaVersion or UnknownEventType (written by a newer Amends) or DecodeError,
+    which name the stream, the position and the type.
     """
     cls = _BY_NAME.get(record.type)
     try:
@@ -102,7 +102,7 @@ def _decode_emitted(record: RecordedEvent) -> e.DomainEventEmitted:
     metadata = decode_metadata(record)
     seq = metadata.get(EMITTED_SEQ)
     if not isinstance(seq, int):
-        raise DecodeError(
+        raise UnknownEventType(
             "neither a journal event that this version knows nor an emitted domain event",
             stream=record.stream,
             position=record.position,
