@@ -34,6 +34,7 @@ from amends.domain.messages import (
     decode_message,
 )
 from amends.errors import (
+    BrokerError,
     BrokerUnavailable,
     Failure,
     InvalidMessage,
@@ -73,6 +74,7 @@ class ActivityConsumer:
         self._running: set[asyncio.Task[None]] = set()
         self._held: dict[UUID, list[Delivery]] = {}
         self._threads: ThreadPoolExecutor | None = None
+        self._late: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Work until `stop` is called; returns when what was running is done.
@@ -91,7 +93,9 @@ class ActivityConsumer:
         finally:
             for task in self._running:
                 task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            for late in self._late:
+                late.cancel()
+            await asyncio.gather(*self._running, *self._late, return_exceptions=True)
             await subscription.close()
             if self._threads is not None:
                 self._threads.shutdown(wait=False, cancel_futures=True)
@@ -173,15 +177,18 @@ class ActivityConsumer:
     def _report(
         self, cause: Message, command: RunStep, report: EngineMessage
     ) -> Callable[[Delivery], Awaitable[None]]:
-        reply = to_inbox(
+        reply = self._reply(cause, command, report, "report")
+        return lambda delivery: self._broker.reply(delivery, reply)
+
+    def _reply(self, cause: Message, command: RunStep, report: EngineMessage, kind: str) -> Message:
+        return to_inbox(
             report,
-            message_id(command.instance, "report", command.seq, command.attempt),
+            message_id(command.instance, kind, command.seq, command.attempt),
             partitions=self._partitions,
             correlation_id=cause.correlation_id,
             causation_id=str(cause.id),
             trace_parent=cause.trace_parent,
         )
-        return lambda delivery: self._broker.reply(delivery, reply)
 
     def _put_aside(self, reason: str, detail: str) -> Callable[[Delivery], Awaitable[None]]:
         async def put_aside(delivery: Delivery) -> None:
@@ -208,7 +215,10 @@ class ActivityConsumer:
             arguments = activity.arguments(command.input, command.result)
             set_activity_context(self._context(activity, command, message, deadline))
             async with timeout:
-                result = await self._call(activity, arguments)
+                if activity.is_async:
+                    result = await activity.fn(*arguments)
+                else:
+                    result = await self._in_thread(activity, arguments, command, message)
         except asyncio.CancelledError as error:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
@@ -249,16 +259,49 @@ class ActivityConsumer:
             ends.append(self._clock.now() + timedelta(seconds=activity.timeout_s))
         return min(ends, default=None)
 
-    async def _call(self, activity: Activity[Any, Any], arguments: list[Any]) -> Any:
-        if activity.is_async:
-            return await activity.fn(*arguments)
+    async def _in_thread(
+        self,
+        activity: Activity[Any, Any],
+        arguments: list[Any],
+        command: RunStep,
+        message: Message,
+    ) -> Any:
+        """Run a plain function. A thread cannot be stopped: when nobody waits for it any more, it
+        goes on, and what comes of it is reported late.
+        """
         if self._threads is None:
             self._threads = ThreadPoolExecutor(
                 self._concurrency, thread_name_prefix=f"amends-{self._queue}"
             )
         context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, context.run, activity.fn, *arguments)
+        thread = self._threads.submit(context.run, activity.fn, *arguments)
+        running = asyncio.wrap_future(thread)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if thread.cancel():
+                raise  # it had not begun, and now never will
+            late = asyncio.create_task(self._report_late(running, activity, command, message))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+            raise
+
+    async def _report_late(
+        self,
+        running: asyncio.Future[Any],
+        activity: Activity[Any, Any],
+        command: RunStep,
+        message: Message,
+    ) -> None:
+        """Best effort: the outcome is on record as unknown, and this only makes it known."""
+        try:
+            report = self._completed(activity, command, await running)
+        except Exception as error:
+            report = self._failed(command, AttemptOutcome.FAILED, error_info(error))
+        try:
+            await self._broker.publish([self._reply(message, command, report, "late")])
+        except BrokerError as error:
+            log.warning("late_report_lost", key=message.key, error=str(error))
 
     def _completed(
         self, activity: Activity[Any, Any], command: RunStep, result: Any
