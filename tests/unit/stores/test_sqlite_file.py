@@ -104,6 +104,13 @@ async def test_every_commit_is_synchronised(tmp_path: Path) -> None:
     assert mode == (2,)  # FULL
 
 
+async def test_a_file_may_be_made_by_several_at_once(tmp_path: Path) -> None:
+    for n in range(10):
+        opened = await asyncio.gather(*(open_file(tmp_path / f"{n}.db") for _ in range(5)))
+        for database in opened:
+            await database.close()
+
+
 @pytest.mark.parametrize("name", ["a b.db", "Žluťoučký.db", "50%25 ?x=1#y.db"])
 async def test_any_file_name_will_do(tmp_path: Path, name: str) -> None:
     for expected in (NO_STREAM, ExpectedVersion(0)):
