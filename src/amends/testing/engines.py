@@ -37,7 +37,8 @@ class SkewedClock:
 class EngineProcess:
     """An engine with a store, a broker and a clock of its own over what all processes share.
 
-    `shared` is a backend in memory.
+    `shared` is a backend in memory. `backend` is the engine's own view of it, for tests that
+    spoil it in ways of their own.
     """
 
     def __init__(
@@ -56,24 +57,24 @@ class EngineProcess:
         store = FaultyStore(shared.store.reopened(), faults)
         broker = FaultyBroker(self._broker, faults)
         clock = SkewedClock(shared.clock, ahead_s) if ahead_s else shared.clock
-        backend = Backend(store, broker, SequentialCommitter(store, broker), clock)
-        self._engine = Engine(app, backend, settings)
+        self.backend = Backend(store, broker, SequentialCommitter(store, broker), clock)
+        self.engine = Engine(app, self.backend, settings)
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self, client: Client | None = None) -> None:
         """Run; `client` is told when the engine fails by itself, so that nobody waits in vain."""
-        await self._engine.__aenter__()
+        await self.engine.__aenter__()
         if client is not None:
-            self._watching = asyncio.create_task(client.watch_engine(self._engine))
+            self._watching = asyncio.create_task(client.watch_engine(self.engine))
 
     async def failed(self) -> None:
         """Return or raise when the engine ends by itself, which it should not."""
-        await self._engine.failed()
+        await self.engine.failed()
 
     async def stop(self) -> None:
         """Stop gracefully."""
         await self._forget()
-        await self._engine.__aexit__(None, None, None)
+        await self.engine.__aexit__(None, None, None)
 
     async def die(self) -> None:
         """Do nothing more; what was in hand goes back to the broker."""
@@ -81,7 +82,7 @@ class EngineProcess:
         self.faults.points.kill()
         self._broker.crash_consumers()
         death = SimulatedCrash()
-        await self._engine.__aexit__(type(death), death, None)
+        await self.engine.__aexit__(type(death), death, None)
         await self._broker.close()
 
     async def _forget(self) -> None:

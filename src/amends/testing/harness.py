@@ -86,7 +86,8 @@ class Harness:
         self._rates = rates
         self._seed = seed
         self._numbers = count(1)
-        self._processes: list[EngineProcess] = []
+        self.processes: list[EngineProcess] = []
+        """The engines that run."""
         self._cleanup = AsyncExitStack()
         self._reviving: asyncio.Task[None] | None = None
         self.clock: VirtualClock
@@ -124,18 +125,18 @@ class Harness:
         faults = Faults(self.clock, seed=self._seed, rates=self._rates, points=points)
         self._seed += 1
         process = EngineProcess(self.app, self._shared, self._settings, faults)
-        self._processes.append(process)
+        self.processes.append(process)
         await process.start(self.client)
 
     async def stop_engines(self) -> None:
         """Stop every engine gracefully."""
-        processes, self._processes = self._processes, []
+        processes, self.processes = self.processes, []
         for process in processes:
             await process.stop()
 
     async def crash(self) -> None:
         """Kill every engine on the spot, as `kill -9` does; journals and messages stay."""
-        processes, self._processes = self._processes, []
+        processes, self.processes = self.processes, []
         for process in processes:
             await process.die()
 
