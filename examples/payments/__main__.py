@@ -34,6 +34,10 @@ from examples.payments.transfer import app as application
 from examples.payments.transfer import transfer_money
 from examples.payments.worker import Worker, WorkerDied
 
+EXIT_CODES: Final = (
+    "Exit codes: 0 all is proved; 1 something is untrue, or the run got stuck; 2 the file cannot "
+    "be paid, and nothing was created; 130 it was stopped."
+)
 PAYMENTS: Final = 1000
 PAYMENTS_PER_ACCOUNT: Final = 10
 ACCOUNTS_MAX: Final = 100
@@ -41,10 +45,10 @@ ACCOUNTS_MAX: Final = 100
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@cli.command()
+@cli.command(epilog=EXIT_CODES)
 def demo(
     file: Annotated[
-        Path | None, typer.Option(help="Pay this pain.001 file instead of a generated one.")
+        Path | None, typer.Option(help="Pay this pain.001 file; nothing leaves this machine.")
     ] = None,
     payments: Annotated[int, typer.Option(min=1, help="Payments to generate.")] = PAYMENTS,
     kills: Annotated[int, typer.Option(min=0, help="How often to kill the worker.")] = 5,
@@ -54,11 +58,7 @@ def demo(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="List every rejection.")] = False,
 ) -> None:
-    """Pay a payment file, each payment as a saga, while the worker is killed with SIGKILL.
-
-    Exit codes: 0 everything is proved; 1 something is untrue, or the run got stuck; 2 the file
-    cannot be paid, and nothing was created.
-    """
+    """Pay a payment file, each payment as a saga, while the worker is killed with SIGKILL."""
     try:
         sys.exit(_demo(file, payments, kills, seed, keep, verbose=verbose))
     except PaymentFileError as error:

@@ -57,8 +57,9 @@ def show_batch(out: Console, source: str, batch: Batch, plan: Plan) -> None:
     amounts = ", ".join(amount_text(cents, name) for name, cents in sorted(total.items()))
     poor = sum(opening.poor for opening in plan.openings)
     frozen = sum(opening.frozen for opening in plan.openings)
-    made_up = f"{len(plan.openings):,}, with balances made up here: {poor} too low"
-    accounts = f"{made_up}, {_count(frozen, 'account')} frozen" if frozen else made_up
+    made_up = f"{len(plan.openings):,}, with balances made up here"
+    short = [f"{poor} too low" if poor else "", f"{frozen} frozen" if frozen else ""]
+    accounts = ", ".join([made_up, *filter(None, short)])
     heading(out, "Amends demo", "each payment is a saga: withdraw, deposit, notify")
     facts = _grid()
     facts.add_row("  file", Text(printable(source)))
@@ -175,7 +176,8 @@ def show_effort(out: Console, made: Tally, progress: Progress) -> None:
         (made.undos, "undos", ""),
     ):
         took.add_row(f"{number:,}", f"{what:<14}[dim]{more}")
-    rate = f"{progress.rate:,.0f} payments/s, kills and restarts included"
+    digits = 0 if progress.rate >= 10 else 1
+    rate = f"{progress.rate:,.{digits}f} payments/s, kills and restarts included"
     if progress.settled_before:
         rate = f"{progress.settled_before:,} payments were settled before, and left alone"
     took.add_row(f"{progress.seconds:.1f}", f"{'seconds':<14}[dim]{rate}")

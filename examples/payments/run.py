@@ -89,6 +89,8 @@ class Run:
         #: Where the log ended when this run began, and when the present worker was started: events
         #: before that are not its work.
         self._began_after = self._worked_after = START
+        #: The version of the journal that the last decision about an instance was taken on.
+        self._decided_on: dict[InstanceId, int] = {}
 
     async def to_the_end(self) -> Progress:
         """Submit every payment, and return when all are settled and no message is left.
@@ -135,7 +137,8 @@ class Run:
                     await self._maybe_kill(event)
         except TimeoutError:
             raise Stuck(
-                f"nothing happened for {QUIET_S:.0f} s, and {len(unsettled)} payments are open"
+                f"nothing happened for {QUIET_S:.0f} s, and {len(unsettled)} payments are open. "
+                f"The worker's last words:\n{self._worker.last_words()}"
             ) from None
 
     def _settled(self, event: RecordedEvent, count: int) -> None:
@@ -164,15 +167,19 @@ class Run:
         if event.type == "SagaStalled":
             raise Stuck(f"{instance} stalled, which is a bug: `amends show` has its traceback")
         if event.type in ("StepParked", "StepUnknown"):
-            await self._resolve(instance)
+            await self._resolve(instance, event.version)
 
-    async def _resolve(self, instance: InstanceId) -> None:
-        """Decide about what is parked: a notice can be left out, a booking cannot.
+    async def _resolve(self, instance: InstanceId, version: int) -> None:
+        """Decide about what is parked, once: a notice can be left out, a booking cannot.
 
         The worker may be down: the decision waits in the inbox like any other message.
         """
+        if version <= self._decided_on.get(instance, -1):
+            return
         handle = self._client.handle(transfer_money, instance.id)
-        for step in (await handle.state()).open_steps():
+        state = await handle.state()
+        self._decided_on[instance] = state.version
+        for step in state.open_steps():
             if not step.parked:
                 continue
             if step.scheduled.activity == notify.name:

@@ -69,6 +69,11 @@ class Worker:
         """Wait, and raise WorkerDied with the end of its log if it ends by itself."""
         await asyncio.shield(self._death)
 
+    def last_words(self) -> str:
+        """The end of its log."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-LOG_LINES_SHOWN:])
+
     async def _start(self) -> None:
         with self._log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
@@ -88,9 +93,8 @@ class Worker:
     async def _watch(self, process: Process) -> None:
         code = await process.wait()
         if process is self._process and not self._death.done():
-            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-            end = "\n".join(lines[-LOG_LINES_SHOWN:])
-            self._death.set_exception(WorkerDied(f"the worker ended with code {code}:\n{end}"))
+            words = self.last_words()
+            self._death.set_exception(WorkerDied(f"the worker ended with code {code}:\n{words}"))
 
     async def _end(self, by: signal.Signals) -> None:
         process, self._process = self._process, None

@@ -8,10 +8,11 @@ import re
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -93,6 +94,14 @@ def test_every_payment_is_settled_and_proved_although_the_worker_is_killed(
     assert number_of("attempts", run.stdout) > 240
     assert number_of("begun again", run.stdout) > 0
     assert proof_lines(run.stdout) == ["✓"] * 5
+
+
+def test_nothing_went_wrong_that_nobody_ordered(first: Finished) -> None:
+    folder, run = first
+    assert '"level": "error"' not in (folder / "worker.log").read_text(), run.stderr
+    with closing(sqlite3.connect(folder / STORE)) as file:
+        for table in ("messages", "dead_letters"):
+            assert file.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
 def test_the_output_is_plain_and_fits_80_columns(first: Finished) -> None:
