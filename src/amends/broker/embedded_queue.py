@@ -159,6 +159,8 @@ class Queue:
             hands.put(held)
 
     def _roomiest(self) -> Hands | None:
+        if len(self.hands) == 1:
+            return self.hands[0] if self.hands[0].room > 0 else None
         best = max(self.hands, key=lambda hands: hands.room, default=None)
         return best if best is not None and best.room > 0 else None
 

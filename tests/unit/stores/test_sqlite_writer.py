@@ -14,7 +14,13 @@ import pytest
 
 from amends.domain.envelope import NewEvent
 from amends.domain.ids import ANY, NO_STREAM, STREAM_EXISTS, ExpectedVersion, StreamName
-from amends.errors import StoreClosed, StoreError, UsageError, WrongExpectedVersion
+from amends.errors import (
+    StoreClosed,
+    StoreError,
+    StoreUnavailable,
+    UsageError,
+    WrongExpectedVersion,
+)
 from amends.stores.port import Append
 from amends.stores.sqlite import SqliteDatabase, SqliteStore, batch, writer
 from amends.stores.sqlite.commit import BatchCommitter, Transaction
@@ -311,6 +317,29 @@ async def test_submitters_wait_when_too_much_is_pending(
     assert len(await store.read_all()) == 100
 
 
+async def test_nobody_waits_for_a_locked_file_again_and_again(
+    database: SqliteDatabase,
+    store: SqliteStore,
+    batches: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(writer, "BATCH_WORKS_MAX", 5)
+    hold = await Hold(database).begun()
+    appends = [
+        asyncio.ensure_future(store.append(Append(stream(n), new_events(1), NO_STREAM)))
+        for n in range(40)
+    ]
+    await asyncio.sleep(0)
+    committer = database.writer._committer
+    committer._connection = Locked(committer._connection)  # type: ignore[assignment]
+    await hold.let_go()
+    outcomes = await soon(asyncio.gather(*appends, return_exceptions=True))
+    assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+    assert batches == [5]  # the others had waited meanwhile
+    await store.append(Append(STREAM, new_events(1), NO_STREAM))
+    assert len(await store.read_all()) == 1
+
+
 async def test_cancelling_those_who_wait_harms_nobody_else(
     database: SqliteDatabase, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,21 +467,32 @@ async def test_what_others_wrote_is_never_overlooked(
 class Failing:
     """A connection whose next COMMIT fails as a bad disk makes it fail."""
 
+    SQL = "COMMIT"
+    CODE = sqlite3.SQLITE_IOERR_FSYNC
+
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._fails = True
 
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-        if sql == "COMMIT" and self._fails:
+        if sql.startswith(self.SQL) and self._fails:
             self._fails = False
-            self._connection.execute("ROLLBACK")
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            error = sqlite3.OperationalError("on purpose")
+            error.sqlite_errorcode = self.CODE
             raise error
         return self._connection.execute(sql, *parameters)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._connection, name)
+
+
+class Locked(Failing):
+    """A connection that once waits for another process, in vain."""
+
+    SQL = "INSERT INTO batch"
+    CODE = sqlite3.SQLITE_BUSY
 
 
 async def test_what_a_failed_commit_would_have_written_is_not_believed(

@@ -69,13 +69,18 @@ class Task(Work):
 
 
 class BatchCommitter:
-    """Owns the connection that writes. `foreign` is set when others are found to have written."""
+    """Owns the connection that writes.
+
+    `foreign` is set when others are found to have written, `locked_out` when another process did
+    not let go of the file in time.
+    """
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
         self._path = path
         self._known = Known()
         self.foreign = False
+        self.locked_out = False
 
     # --- writes
 
@@ -99,6 +104,7 @@ class BatchCommitter:
 
     def _translate(self, error: Exception) -> BaseException:
         if isinstance(error, sqlite3.Error):
+            self.locked_out = primary_code(error) == sqlite3.SQLITE_BUSY
             return translate(error, self._path)
         if isinstance(error, AmendsError):
             return error

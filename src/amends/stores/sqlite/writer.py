@@ -185,9 +185,14 @@ class Writer:
             ending = False
             while not ending:
                 works, ending = self._take()
+                self._committer.locked_out = False
                 for batch in _batches(works):
-                    is_task = isinstance(batch[0], Task)
-                    self._do(batch, self._perform if is_task else self._committer.write)
+                    if self._committer.locked_out:
+                        # They have waited as long as the one that was locked out.
+                        self._do(batch, _refuse)
+                    else:
+                        is_task = isinstance(batch[0], Task)
+                        self._do(batch, self._perform if is_task else self._committer.write)
                 self._poll()
         finally:
             self._close_connection()
@@ -242,6 +247,14 @@ class Writer:
             # The loop is gone, and with it everybody who could be told. What was accepted is
             # committed all the same.
             return
+
+
+def _refuse(works: list[Any]) -> list[Any]:
+    for work in works:
+        work.error = StoreUnavailable(
+            "the file is locked by another process; nothing was written. Try again."
+        )
+    return works
 
 
 def _batches(works: Sequence[Work]) -> Iterator[list[Any]]:
