@@ -150,7 +150,10 @@ def _commands(folder: Folder, counts: Tally) -> list[tuple[str, str]]:
     found = [(f"{amends} list {db}", "every payment, the latest first")]
     for example, what in (
         (counts.refused_example, "one whose deposit was refused: the money goes back"),
-        (counts.unknown_example, "one whose withdrawal nobody answered: given back, if it happened"),
+        (
+            counts.unknown_example,
+            "one whose withdrawal nobody answered: given back, if it happened",
+        ),
         (counts.decided_example, "one that a person had to decide about"),
     ):
         if example is not None:
