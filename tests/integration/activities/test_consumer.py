@@ -1,0 +1,355 @@
+"""The activity consumer: bounded, graceful, and once for what it has in hand."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from amends import Activity, App, SagaContext, Settings, activity, activity_context, saga
+from amends.activities.consumer import ActivityConsumer
+from amends.broker.memory import MemoryBroker
+from amends.broker.port import Delivery, Message
+from amends.broker.topology import command_queue, inbox_queue
+from amends.domain import messages as m
+from amends.domain.clock import SystemClock
+from amends.errors import BrokerUnavailable, UsageError
+from amends.testing.clock import VirtualClock, virtual_clock
+from amends.testing.harness import Harness
+from tests.integration.sagas.support import Late, Order, World, app_of
+
+QUEUE = command_queue("default")
+
+
+class Bench:
+    """A consumer of the queue "default" over a broker in memory, and no orchestrator."""
+
+    def __init__(self, activities: Sequence[Activity[Any, Any]], **options: Any) -> None:
+        self.clock = virtual_clock()
+        self.broker = MemoryBroker(self.clock)
+        self.consumer = ActivityConsumer(
+            queue="default",
+            activities={each.name: each for each in activities},
+            broker=self.broker,
+            clock=self.clock,
+            **options,
+        )
+        self.running: asyncio.Task[None]
+
+    async def command(self, name: str, n: int = 1, *, attempt: int = 1) -> Message:
+        command = m.RunStep(saga="s", id="1", seq=n, attempt=attempt, activity=name, input={"n": n})
+        message = Message(
+            uuid4(), QUEUE, "RunStep", f"s/1/{n}", m.encode_message(command), "corr", "cause"
+        )
+        await self.broker.publish([message])
+        return message
+
+    async def reports(self) -> list[m.EngineMessage]:
+        """What it has reported since it was last asked."""
+        found: list[m.EngineMessage] = []
+        consumer = self.broker.consume(inbox_queue(0), limit=100)
+        while True:
+            receiving = asyncio.create_task(consumer.receive())
+            await self.clock.settle()
+            if not receiving.done():
+                receiving.cancel()
+                break
+            for delivery in receiving.result():
+                found.append(m.decode_message(delivery.message.type, delivery.message.body))
+                await self.broker.ack([delivery])
+        await consumer.close()
+        return found
+
+    async def ready(self) -> int:
+        """Commands in the queue or in hand."""
+        return next(d.ready for d in await self.broker.depths() if d.queue == QUEUE)
+
+
+@asynccontextmanager
+async def bench(*activities: Activity[Any, Any], **options: Any) -> AsyncIterator[Bench]:
+    it = Bench(activities, **options)
+    await it.broker.declare([QUEUE, inbox_queue(0)])
+    it.running = asyncio.create_task(it.consumer.run())
+    await it.clock.settle()
+    try:
+        yield it
+    finally:
+        it.running.cancel()
+        await asyncio.gather(it.running, return_exceptions=True)
+
+
+@pytest.fixture
+def slow() -> Activity[Order, int]:
+    @activity(name="slow", timeout=None)
+    async def slow(order: Order) -> int:
+        await asyncio.sleep(10)
+        return order.n
+
+    return slow
+
+
+# --- how many at once
+
+
+@pytest.mark.virtual_time
+async def test_no_more_attempts_run_at_once_than_allowed() -> None:
+    world = World()
+    world.plan["a"] = [Late(10)] * 20
+    a = world.activity("a")
+
+    @saga
+    async def it(ctx: SagaContext, order: Order) -> None:
+        await asyncio.gather(*(ctx.do(a, Order(n=n)) for n in range(10)))
+
+    async with Harness(app_of(it, activities=[a], concurrency={"default": 3})) as harness:
+        handle = await harness.start(it, Order())
+        for began in (3, 6, 9, 10):
+            await harness.settle()
+            assert len(world.did) == began
+            await harness.advance(10)
+        await handle.result()
+
+
+@pytest.mark.virtual_time
+async def test_each_queue_has_a_bound_of_its_own() -> None:
+    world = World()
+    world.plan["a"], world.plan["b"] = [Late(10)] * 9, [Late(10)] * 9
+    a, b = world.activity("a", queue="one"), world.activity("b", queue="two")
+
+    @saga
+    async def it(ctx: SagaContext, order: Order) -> None:
+        await asyncio.gather(*(ctx.do(each, Order(n=n)) for n in range(4) for each in (a, b)))
+
+    app = app_of(it, activities=[a, b], concurrency={"one": 1, "two": 4})
+    async with Harness(app) as harness:
+        await harness.start(it, Order())
+        await harness.settle()
+        assert sorted(world.did) == ["a 0", "b 0", "b 1", "b 2", "b 3"]
+
+
+# --- stopping
+
+
+@pytest.mark.virtual_time
+async def test_a_graceful_stop_finishes_what_began_and_hands_back_the_rest(
+    slow: Activity[Order, int],
+) -> None:
+    async with bench(slow, concurrency=2) as it:
+        for n in (1, 2, 3):
+            await it.command("slow", n)
+        await it.clock.advance(5)
+        await it.consumer.stop()
+        await it.running
+        assert it.clock.elapsed_s == 10
+        assert sorted(report.seq for report in await it.reports()) == [1, 2]  # type: ignore[attr-defined]
+        assert await it.ready() == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_consumer_that_is_cancelled_hands_everything_back(
+    slow: Activity[Order, int],
+) -> None:
+    async with bench(slow) as it:
+        await it.command("slow", 1)
+        await it.clock.advance(5)
+        it.running.cancel()
+        await asyncio.gather(it.running, return_exceptions=True)
+        assert await it.reports() == []
+        assert await it.ready() == 1
+
+
+@pytest.mark.virtual_time
+async def test_what_outlasts_the_grace_time_is_run_again_by_the_next_engine() -> None:
+    world = World()
+    world.plan["a"] = [Late(100)]
+    a = world.activity("a", timeout=None)
+
+    @saga
+    async def it(ctx: SagaContext, order: Order) -> str:
+        return (await ctx.do(a, order)).text
+
+    settings = Settings(store="memory://", cache_max=0, shutdown_grace_s=20)
+    async with Harness(app_of(it, activities=[a]), settings=settings) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.settle()
+        await harness.stop_engines()
+        assert harness.clock.elapsed_s == 20
+        await harness.start_engine()
+        assert await handle.result() == "a1"
+        assert world.did == ["a 1", "a 1"]
+
+
+# --- copies
+
+
+@pytest.mark.virtual_time
+async def test_a_copy_of_what_is_in_hand_is_not_run_and_both_are_let_go(
+    slow: Activity[Order, int],
+) -> None:
+    async with bench(slow) as it:
+        message = await it.command("slow", 1)
+        await it.clock.advance(5)
+        await it.broker.publish([message])
+        await it.clock.settle()
+        assert await it.ready() == 2
+        await it.clock.advance(6)
+        assert len(await it.reports()) == 1
+        assert await it.ready() == 0
+
+
+@pytest.mark.virtual_time
+async def test_a_copy_that_came_after_a_lost_connection_is_held_until_the_report_is_out(
+    slow: Activity[Order, int],
+) -> None:
+    """The broker knows of the copy only: had it been let go, a crash now would lose the step."""
+    async with bench(slow) as it:
+        await it.command("slow", 1)
+        await it.clock.advance(2)
+        it.broker.crash_consumers()
+        await it.clock.advance(3)
+        assert await it.ready() == 1
+        await it.clock.advance(6)
+        assert len(await it.reports()) == 1
+        assert await it.ready() == 0
+
+
+@pytest.mark.virtual_time
+async def test_another_attempt_of_the_same_step_is_no_copy() -> None:
+    began: list[int] = []
+
+    @activity(name="slow", timeout=None)
+    async def slow(order: Order) -> None:
+        began.append(activity_context().attempt)
+        await asyncio.sleep(10)
+
+    async with bench(slow) as it:
+        await it.command("slow", 1, attempt=1)
+        await it.command("slow", 1, attempt=2)
+        await it.clock.settle()
+        assert began == [1, 2]
+
+
+@pytest.mark.virtual_time
+async def test_a_report_that_cannot_be_sent_is_sent_later_and_the_activity_not_run_again() -> None:
+    ran: list[int] = []
+
+    @activity(name="quick")
+    async def quick(order: Order) -> int:
+        ran.append(order.n)
+        return order.n
+
+    async with bench(quick) as it:
+        reply = it.broker.reply
+        failures = [BrokerUnavailable("gone")] * 3
+
+        async def fails(delivery: Delivery, message: Message) -> None:
+            if failures:
+                raise failures.pop()
+            await reply(delivery, message)
+
+        it.broker.reply = fails  # type: ignore[method-assign]
+        await it.command("quick", 7)
+        await it.clock.advance(10)
+        [report] = await it.reports()
+        assert report == m.ReportCompleted(saga="s", id="1", seq=7, attempt=1, result=7)
+        assert ran == [7]
+        assert await it.ready() == 0
+
+
+# --- what an activity is told
+
+
+@pytest.mark.virtual_time
+async def test_the_context_of_an_attempt() -> None:
+    seen: list[Any] = []
+
+    @activity(name="looks", timeout=30)
+    async def looks(order: Order) -> None:
+        seen.append(activity_context())
+
+    async with bench(looks) as it:
+        message = await it.command("looks", 5, attempt=3)
+        await it.clock.settle()
+        [context] = seen
+        assert (str(context.instance), context.activity) == ("s/1", "looks")
+        assert (context.seq, context.attempt) == (5, 3)
+        assert context.idempotency_key == "s/1/5"
+        assert context.correlation_id == "corr"
+        assert context.command_id == str(message.id)
+        assert (context.deadline - it.clock.now()).total_seconds() == 30
+
+
+def test_outside_an_activity_there_is_no_context() -> None:
+    with pytest.raises(UsageError, match="inside an activity"):
+        activity_context()
+
+
+# --- threads, on a real loop
+
+
+async def test_plain_functions_run_in_threads_side_by_side() -> None:
+    meeting = threading.Barrier(3, timeout=20)
+    threads: set[str] = set()
+
+    @activity
+    def meets(order: Order) -> int:
+        threads.add(threading.current_thread().name)
+        meeting.wait()
+        return activity_context().seq
+
+    @saga
+    async def it(ctx: SagaContext) -> list[int]:
+        return list(await asyncio.gather(*(ctx.do(meets, Order(n=n)) for n in range(3))))
+
+    async with App(sagas=[it], activities=[meets]).run("memory://") as client:
+        assert await (await client.start(it)).result(20) == [1, 2, 3]
+    assert len(threads) == 3
+    assert all(name.startswith("amends-default") for name in threads)
+
+
+async def test_a_thread_that_takes_too_long_is_given_up() -> None:
+    release = threading.Event()
+
+    @activity(timeout=0.05)
+    def hangs(order: Order) -> None:
+        release.wait(20)
+
+    broker = MemoryBroker(SystemClock())
+    await broker.declare([QUEUE, inbox_queue(0)])
+    consumer = ActivityConsumer(
+        queue="default", activities={"hangs": hangs}, broker=broker, clock=SystemClock()
+    )
+    running = asyncio.create_task(consumer.run())
+    command = m.RunStep(saga="s", id="1", seq=1, attempt=1, activity="hangs", input={"n": 1})
+    body = m.encode_message(command)
+    await broker.publish([Message(uuid4(), QUEUE, "RunStep", "k", body, "c", "c")])
+    [delivery] = await broker.consume(inbox_queue(0), limit=1).receive()
+    report = m.decode_message(delivery.message.type, delivery.message.body)
+    assert isinstance(report, m.ReportFailed)
+    assert report.outcome == "timed_out"
+    release.set()
+    await consumer.stop()
+    await running
+    await broker.close()
+
+
+@pytest.mark.virtual_time
+async def test_time_does_not_pass_for_a_plain_function(clock: VirtualClock) -> None:
+    """In the test kit, a function in a thread takes no virtual time, so none times out."""
+
+    @activity(timeout=5)
+    def adds(order: Order) -> int:
+        return order.n + 1
+
+    @saga
+    async def it(ctx: SagaContext) -> int:
+        return await ctx.do(adds, Order(n=1))
+
+    async with Harness(app_of(it, activities=[adds])) as harness:
+        assert await harness.run(it) == 2
+        assert clock.elapsed_s == 0
