@@ -177,13 +177,15 @@ class ActivityConsumer:
     def _report(
         self, cause: Message, command: RunStep, report: EngineMessage
     ) -> Callable[[Delivery], Awaitable[None]]:
-        reply = self._reply(cause, command, report, "report")
+        reply = self._reply(cause, command, report)
         return lambda delivery: self._broker.reply(delivery, reply)
 
-    def _reply(self, cause: Message, command: RunStep, report: EngineMessage, kind: str) -> Message:
+    def _reply(self, cause: Message, command: RunStep, report: EngineMessage) -> Message:
+        # Two runs of one attempt may end differently, and then their reports are no copies.
+        outcome = report.outcome if isinstance(report, ReportFailed) else "completed"
         return to_inbox(
             report,
-            message_id(command.instance, kind, command.seq, command.attempt),
+            message_id(command.instance, f"report {outcome}", command.seq, command.attempt),
             partitions=self._partitions,
             correlation_id=cause.correlation_id,
             causation_id=str(cause.id),
@@ -299,7 +301,7 @@ class ActivityConsumer:
         except Exception as error:
             report = self._failed(command, AttemptOutcome.FAILED, error_info(error))
         try:
-            await self._broker.publish([self._reply(message, command, report, "late")])
+            await self._broker.publish([self._reply(message, command, report)])
         except BrokerError as error:
             log.warning("late_report_lost", key=message.key, error=str(error))
 
@@ -332,7 +334,7 @@ class ActivityConsumer:
 
 def _took_too_long(activity: Activity[Any, Any], timeout_s: float | None) -> ErrorInfo:
     return ErrorInfo(
-        type="TimeoutError", message=f"{activity.name} took longer than {timeout_s:g} s"
+        type="TimeoutError", message=f"{activity.name} took longer than {timeout_s:.3g} s"
     )
 
 
