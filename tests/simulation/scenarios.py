@@ -147,11 +147,12 @@ def slow_fourth(name: str, key: str, attempt: int) -> Fate:
 
 def refused_third(name: str, key: str, attempt: int) -> Fate:
     seq = _seq(key)
-    return Fate(refuse=seq == 3, after_s=3 if seq == 4 else 0, broken=seq > 4 and attempt == 1)
+    is_undo = name.startswith("un")
+    return Fate(refuse=seq == 3, after_s=3 if seq == 4 else 0, broken=is_undo and attempt == 1)
 
 
 def _seq(key: str) -> int:
-    return int(key.rpartition("/")[2])
+    return int(key.split("/")[2])
 
 
 async def end_of(handle: Handle[list[str]]) -> tuple[Status, list[str]]:

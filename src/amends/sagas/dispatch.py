@@ -100,7 +100,7 @@ class Dispatcher:
             messages = [self._to_inbox(retry, id, state, cause, step.retry_at)]
         if renew_expiry and step.deadline is not None:
             expire = m.ExpireStep(saga=instance.saga, id=instance.id, seq=seq)
-            id = message_id(instance, "expire", seq, step.attempts_before)
+            id = message_id(instance, "expire", seq, step.renewals)
             messages.append(self._to_inbox(expire, id, state, cause, step.deadline))
         return messages
 

@@ -109,7 +109,7 @@ class Intake:
 
     def _failed(self, state: InstanceState, message: m.ReportFailed, at: datetime) -> Events:
         step = state.steps.get(message.seq)
-        if step is None:
+        if step is None or step.has_recorded(message.attempt, message.outcome):
             return []
         if not step.is_open:
             if step.outcome is not Outcome.UNKNOWN or step.late:

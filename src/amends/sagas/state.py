@@ -39,10 +39,12 @@ class StepState:
         "failed_attempts",
         "given",
         "input",
+        "last_outcome",
         "late",
         "outcome",
         "parked",
         "probing",
+        "renewals",
         "result",
         "retry_at",
         "scheduled",
@@ -60,8 +62,11 @@ class StepState:
         self.given: Any = None
         """For an undo: the result of the step it undoes, as known when it was scheduled."""
         self.failed_attempts = 0
+        self.last_outcome: e.AttemptOutcome | None = None
         self.attempts_before = 0
         """Attempts that a person's `retry` wrote off; the retry policy starts anew after them."""
+        self.renewals = 0
+        """How often a person's `retry` gave it all its attempts and its time again."""
         self.retry_at: datetime | None = None
         self.doubtful = False
         """Whether an attempt ended without anybody knowing if the effect happened."""
@@ -106,6 +111,13 @@ class StepState:
     def is_in_backoff(self, at: datetime) -> bool:
         """Whether no attempt can be running at this moment."""
         return self.retry_at is not None and self.retry_at > at
+
+    def has_recorded(self, attempt: int, outcome: e.AttemptOutcome) -> bool:
+        """Whether a report that says so is a copy. Two runs of one attempt may end differently:
+        that the later one failed for sure is worth knowing when the other timed out.
+        """
+        last = (self.failed_attempts, self.last_outcome)
+        return attempt < self.failed_attempts or (attempt, outcome) == last
 
     @property
     def needs_undo(self) -> bool:
@@ -238,6 +250,7 @@ class InstanceState:
     def _attempt_failed(self, event: e.StepAttemptFailed) -> None:
         step = self.step(event.seq)
         step.failed_attempts = event.attempt
+        step.last_outcome = event.outcome
         step.error = event.error
         step.retry_at = event.retry_at
         if event.outcome is not e.AttemptOutcome.FAILED:
@@ -268,6 +281,7 @@ class InstanceState:
         step = self.step(event.seq)
         step.parked = False
         if event.resolution is e.Resolution.RETRY:
+            step.renewals += 1
             step.attempts_before = step.failed_attempts
             if step.deadline is not None:
                 step.deadline += self.at - step.tried_since
