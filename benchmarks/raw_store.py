@@ -270,6 +270,7 @@ def summary(name: str, results: list[Result]) -> dict[str, Any]:
     line: dict[str, Any] = {
         "workload": name,
         "per_s": round(statistics.median(result.units / result.seconds for result in results)),
+        "per_s_best": round(max(result.units / result.seconds for result in results)),
         "cpu_s_per_100k": round(
             statistics.median(result.cpu_s / result.units * 100_000 for result in results), 2
         ),

@@ -29,7 +29,7 @@ from amends.errors import EngineAlreadyRunning
 from amends.stores.port import Append
 from amends.stores.sqlite import SqliteDatabase, SqliteStore
 
-KILLS = 5
+KILLS = 4
 EVENTS = 5  # in each append
 PLAIN, COMMANDS, INBOX = "plain", "commands.ledger", "inbox.0"
 QUEUES = (PLAIN, COMMANDS, INBOX)

@@ -66,9 +66,14 @@ class SqliteDatabase:
                 f"{str(path)!r} is no path of a file. For tests without a file use the memory "
                 "store and broker; otherwise name a file."
             )
-        whole, writing, reader = await asyncio.to_thread(open_file, path, busy_timeout_s)
-        writer = Writer(BatchCommitter(writing, str(whole)), writing.close)
-        return cls(whole, clock or SystemClock(), busy_timeout_s, reader, writer)
+        whole, writing, reading = await asyncio.to_thread(open_file, path, busy_timeout_s)
+
+        def close() -> None:
+            reading.close()
+            writing.close()
+
+        writer = Writer(BatchCommitter(writing, str(whole)), close)
+        return cls(whole, clock or SystemClock(), busy_timeout_s, reading, writer)
 
     async def __aenter__(self) -> SqliteDatabase:
         return self
@@ -160,13 +165,14 @@ class SqliteDatabase:
 
     async def close(self) -> None:
         """Commit what was accepted, then release everything, the engine lock too. Idempotent."""
-        await self.writer.close()
         if not self._closed:
+            # From here on nothing reads, so that the thread can close both connections: the last
+            # one to be closed copies the log into the file, which is no work for the event loop.
             self._closed = True
-            self._reader.close()
-            self.writer.changed.ring()
             for listener in list(self.on_close):
                 listener()
+        await self.writer.close()
+        self.writer.changed.ring()
         if self._engine_lock is not None:
             self._engine_lock.release()
 
