@@ -19,11 +19,15 @@ from amends.domain.retry import Retry, RetryAt
 from amends.domain.status import Status
 from amends.errors import InvalidPayload
 from amends.sagas.execution import ActivityMap
+from amends.sagas.journal import message_mark
 from amends.sagas.state import InstanceState, Outcome, StepState
 
 Events = list[e.InputEvent]
 
 _DEFAULT_RETRY: Final = Retry()
+
+#: Nothing but its id tells such a message from a copy.
+_ONLY_ITS_ID_TELLS: Final = (m.DeliverSignal, m.ResolveStep)
 
 
 class Refused(Exception):
@@ -48,7 +52,10 @@ class Intake:
         at = max(now, state.at)
         if state.started is None:
             return self._start(message, at)
-        if message_id in state.message_ids:
+        if (
+            isinstance(message, _ONLY_ITS_ID_TELLS)
+            and message_mark(message_id) in state.message_marks
+        ):
             return []
         handler = _ADMIT.get(type(message))
         return [] if handler is None else handler(self, state, message, at)

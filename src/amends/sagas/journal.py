@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any, Final
 from uuid import UUID
 
@@ -29,6 +30,24 @@ _SCHEMA_MARK: Final = f'"{SCHEMA_VERSION}":{JOURNAL_SCHEMA},'.encode()
 
 RESERVED_TYPES: Final = frozenset(_BY_NAME)
 """Type names that a user's own events cannot have."""
+
+
+def message_mark(message_id: UUID) -> int:
+    """What the id of an event tells of the message that it came with."""
+    return int.from_bytes(blake2b(message_id.bytes, digest_size=8).digest())
+
+
+def marked_id(mark: int, fresh: int) -> UUID:
+    """An event id that tells of a message, and is still nobody else's: were it the message's own,
+    two engines that take the same turn would append the same ids, and the loser would take his
+    append for done.
+    """
+    return UUID(int=mark << 64 | fresh & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+def mark_of(event_id: UUID) -> int:
+    """The mark in an event id that has one."""
+    return event_id.int >> 64
 
 
 def encode_turn(

@@ -76,7 +76,7 @@ def _note_record(state: InstanceState, record: RecordedEvent, event: e.JournalEv
     if record.version == 0:
         state.correlation_id = str(decode_metadata(record).get(CORRELATION_ID, record.id))
     if isinstance(event, e.SignalReceived | e.StepResolved):
-        state.message_ids.add(record.id)
+        state.message_marks.add(journal.mark_of(record.id))
 
 
 def _confirm(execution: SagaExecution, recorded: e.OutputEvent) -> None:

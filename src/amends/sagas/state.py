@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
-from uuid import UUID
 
 from amends.domain import events as e
 from amends.domain.ids import InstanceId
@@ -143,7 +142,7 @@ class InstanceState:
         "error",
         "final",
         "instance",
-        "message_ids",
+        "message_marks",
         "pivot_passed",
         "result",
         "stalled",
@@ -161,7 +160,7 @@ class InstanceState:
         self.at: datetime = _BEGINNING
         self.steps: dict[int, StepState] = {}
         self.timers: dict[int, datetime] = {}
-        self.message_ids: set[UUID] = set()
+        self.message_marks: set[int] = set()
         """Of those messages which nothing but their id tells from a copy."""
         self.cancel_requested = False
         self.deadline_passed = False

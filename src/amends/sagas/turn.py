@@ -236,9 +236,12 @@ class _Work:
         """Feed the events of one message; False when the code broke on the way."""
         live = self.live
         for number, event in enumerate(admitted):
-            self._add(event, id if number == 0 else None)
             if isinstance(event, e.SignalReceived | e.StepResolved):
-                live.state.message_ids.add(id)
+                mark = journal.message_mark(id)
+                live.state.message_marks.add(mark)
+                self._add(event, mark)
+            else:
+                self._add(event)
             if live.execution is None:
                 live.state.apply(event)
                 continue
@@ -268,12 +271,11 @@ class _Work:
         while execution.decisions:
             self._add(execution.decisions.popleft())
 
-    def _add(self, event: e.JournalEvent, id: UUID | None = None) -> None:
-        if id is None:
-            self._fresh += 1
-            id = UUID(int=self._fresh)
+    def _add(self, event: e.JournalEvent, mark: int | None = None) -> None:
+        self._fresh += 1
+        fresh = self._fresh
         self.events.append(event)
-        self.ids.append(id)
+        self.ids.append(UUID(int=fresh) if mark is None else journal.marked_id(mark, fresh))
 
 
 def _essence(error: e.ErrorInfo) -> tuple[str, str]:

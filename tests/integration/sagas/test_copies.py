@@ -4,17 +4,24 @@ another.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from amends import Handle, Saga, SagaContext, Status, saga
-from amends.broker.mail import message_id
-from amends.broker.port import Message
+from amends import Handle, InstanceId, Saga, SagaContext, Signal, Status, saga
+from amends.broker.mail import message_id, to_inbox
+from amends.broker.port import Delivery, Message
 from amends.broker.topology import command_queue
 from amends.domain import events as e
 from amends.domain import messages as m
+from amends.errors import WrongExpectedVersion
+from amends.sagas.dispatch import Dispatcher
+from amends.sagas.outside import outside_tasks
+from amends.sagas.turn import Inbound, Turn, TurnTaker
+from amends.stores.memory import MemoryStore
+from amends.testing.clock import VirtualClock
 from amends.testing.harness import Harness
 from tests.integration.sagas.support import (
     TWICE,
@@ -30,6 +37,8 @@ from tests.integration.sagas.support import (
 )
 
 pytestmark = pytest.mark.virtual_time
+
+hello = Signal("hello", int)
 
 
 def one_step(world: World, **options: Any) -> tuple[Saga[Order, Receipt], Harness]:
@@ -94,3 +103,42 @@ async def test_a_copy_of_the_report_that_left_a_step_unknown_is_not_late() -> No
         )
         await harness.settle()
         assert await names(harness, handle) == before
+
+
+async def test_of_two_engines_that_take_the_same_turn_one_loses(clock: VirtualClock) -> None:
+    """Also when the turn is one event and no decision."""
+    world = World()
+    a = world.activity("a")
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> None:
+        await asyncio.gather(ctx.do(a, order), ctx.do(a, order), ctx.receive(hello))
+
+    app = app_of(it, activities=[a])
+    store = MemoryStore(clock)
+    instance = InstanceId.of("it", "1")
+
+    async def take(message: m.EngineMessage, id: UUID) -> None:
+        taker = TurnTaker(app.sagas, app.activities, Dispatcher(1))
+        records = await store.read(instance.stream)
+        envelope = to_inbox(message, id, partitions=1, correlation_id="", causation_id="")
+        inbound = [Inbound(Delivery(envelope, 1, None), message)]
+
+        def decide() -> Turn:
+            live = taker.load(instance, records) if records else taker.begin(instance)
+            return taker.take(live, inbound, clock.now())
+
+        turn = await outside_tasks(decide)
+        assert turn.commit.append is not None
+        await store.append(turn.commit.append)
+
+    start = m.StartSaga(saga="it", id="1", input={"n": 1})
+    completed = m.ReportCompleted(saga="it", id="1", seq=1, attempt=1, result={"text": "a1"})
+    signal = m.DeliverSignal(saga="it", id="1", name="hello", payload=1)
+    for message in (start, completed, signal):
+        id = uuid4()
+        outcomes = await asyncio.gather(
+            take(message, id), take(message, id), return_exceptions=True
+        )
+        assert outcomes[0] is None
+        assert isinstance(outcomes[1], WrongExpectedVersion)
