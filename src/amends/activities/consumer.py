@@ -118,7 +118,6 @@ class ActivityConsumer:
         held = self._held[id] = [delivery]
         task = asyncio.create_task(self._handle(held))
         self._running.add(task)
-        task.add_done_callback(lambda _: self._held.pop(id))
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -129,7 +128,15 @@ class ActivityConsumer:
 
     async def _handle(self, held: list[Delivery]) -> None:
         """Run a command and let go of its delivery, and of the copies that came meanwhile."""
-        let_go = await self._run(held[0])
+        try:
+            await self._let_go(held, await self._run(held[0]))
+        finally:
+            # At once: a copy that came between the last look and a callback would be held forever.
+            del self._held[held[0].message.id]
+
+    async def _let_go(
+        self, held: list[Delivery], let_go: Callable[[Delivery], Awaitable[None]]
+    ) -> None:
         gone: list[Delivery] = []
         failures = 0
         while rest := [delivery for delivery in held if delivery not in gone]:

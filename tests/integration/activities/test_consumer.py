@@ -219,6 +219,20 @@ async def test_a_copy_that_came_after_a_lost_connection_is_held_until_the_report
 
 
 @pytest.mark.virtual_time
+async def test_a_copy_is_let_go_whenever_it_comes(slow: Activity[Order, int]) -> None:
+    """Also in the very moment in which what is in hand is done with."""
+    for moment in range(15):
+        async with bench(slow) as it:
+            message = await it.command("slow", 1)
+            await it.clock.advance(10)
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            await it.broker.publish([message])
+            await it.clock.advance(30)
+            assert await it.ready() == 0, moment
+
+
+@pytest.mark.virtual_time
 async def test_another_attempt_of_the_same_step_is_no_copy() -> None:
     began: list[int] = []
 
