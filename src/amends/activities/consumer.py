@@ -128,28 +128,33 @@ class ActivityConsumer:
 
     async def _handle(self, held: list[Delivery]) -> None:
         """Run a command and let go of its delivery, and of the copies that came meanwhile."""
+        id = held[0].message.id
         try:
             await self._let_go(held, await self._run(held[0]))
         finally:
             # At once: a copy that came between the last look and a callback would be held forever.
-            del self._held[held[0].message.id]
+            del self._held[id]
 
     async def _let_go(
         self, held: list[Delivery], let_go: Callable[[Delivery], Awaitable[None]]
     ) -> None:
-        gone: list[Delivery] = []
+        key = held[0].message.key
+        is_out = False
         failures = 0
-        while rest := [delivery for delivery in held if delivery not in gone]:
+        while held:
+            # More copies may come meanwhile, behind these.
+            last = len(held) - 1
             try:
-                if gone:
-                    await self._broker.ack(rest)
-                    gone += rest
+                if is_out:
+                    await self._broker.ack(held[: last + 1])
+                    del held[: last + 1]
                 else:
-                    await let_go(rest[-1])
-                    gone.append(rest[-1])
+                    await let_go(held[last])
+                    is_out = True
+                    del held[last]
             except BrokerUnavailable as error:
                 failures += 1
-                log.warning("report_retried", key=held[0].message.key, error=str(error))
+                log.warning("report_retried", key=key, error=str(error))
                 await back_off(self._clock, failures)
 
     async def _run(self, delivery: Delivery) -> Callable[[Delivery], Awaitable[None]]:

@@ -294,7 +294,7 @@ class Simulation:
             ) from None
         end = self.clock.elapsed_s + self.weather.drain_s
         while await self._left_over() and self.clock.elapsed_s < end:
-            await self.clock.advance(3600)
+            await self.clock.advance(300)
 
     async def _open_instances(self) -> list[str]:
         return [
