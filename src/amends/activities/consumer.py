@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -88,8 +88,8 @@ class ActivityConsumer:
             while deliveries := await subscription.receive():
                 for delivery in deliveries:
                     self._begin(delivery)
-            while self._running:
-                await asyncio.wait(self._running)
+            while unfinished := self._running | self._late:
+                await asyncio.wait(unfinished)
         finally:
             for task in self._running:
                 task.cancel()
@@ -183,7 +183,7 @@ class ActivityConsumer:
                 ),
             )
         else:
-            report = await self._attempt(activity, command, message)
+            report = await self._attempt(activity, command, delivery)
         return self._report(message, command, report)
 
     def _report(
@@ -214,9 +214,10 @@ class ActivityConsumer:
     # --- one attempt
 
     async def _attempt(
-        self, activity: Activity[Any, Any], command: RunStep, message: Message
+        self, activity: Activity[Any, Any], command: RunStep, delivery: Delivery
     ) -> EngineMessage:
         """Run the activity once; whatever it does becomes a report."""
+        message = delivery.message
         deadline = self._deadline(activity, command)
         timeout_s = None
         if deadline is not None:
@@ -225,6 +226,7 @@ class ActivityConsumer:
                 # It may have begun with an earlier delivery, so it is not known to have failed.
                 return self._failed(command, AttemptOutcome.TIMED_OUT, _too_late(activity))
         timeout = asyncio.timeout(timeout_s)
+        thread: Future[Any] | None = None
         try:
             arguments = activity.arguments(command.input, command.result)
             set_activity_context(self._context(activity, command, message, deadline))
@@ -232,7 +234,8 @@ class ActivityConsumer:
                 if activity.is_async:
                     result = await activity.fn(*arguments)
                 else:
-                    result = await self._in_thread(activity, arguments, command, message)
+                    thread = self._begin_thread(activity, arguments)
+                    result = await self._in_thread(thread, activity, command, message)
         except asyncio.CancelledError as error:
             current = asyncio.current_task()
             if current is not None and current.cancelling():
@@ -240,9 +243,10 @@ class ActivityConsumer:
             return self._failed(command, AttemptOutcome.FAILED, error_info(error))
         except (Exception, SystemExit) as error:  # an activity that exits must not end the engine
             if timeout.expired():
-                return self._failed(
-                    command, AttemptOutcome.TIMED_OUT, _took_too_long(activity, timeout_s)
-                )
+                # A cancelled thread had not begun. An earlier delivery's may have.
+                began = thread is None or not thread.cancelled() or delivery.count > 1
+                outcome = AttemptOutcome.TIMED_OUT if began else AttemptOutcome.FAILED
+                return self._failed(command, outcome, _took_too_long(activity, timeout_s, began))
             info = error_info(error, with_traceback=not isinstance(error, Failure))
             return self._failed(command, AttemptOutcome.FAILED, info)
         return self._completed(activity, command, result)
@@ -273,22 +277,25 @@ class ActivityConsumer:
             ends.append(self._clock.now() + timedelta(seconds=activity.timeout_s))
         return min(ends, default=None)
 
-    async def _in_thread(
-        self,
-        activity: Activity[Any, Any],
-        arguments: list[Any],
-        command: RunStep,
-        message: Message,
-    ) -> Any:
-        """Run a plain function. A thread cannot be stopped: when nobody waits for it any more, it
-        goes on, and what comes of it is reported late.
-        """
+    def _begin_thread(self, activity: Activity[Any, Any], arguments: list[Any]) -> Future[Any]:
+        """Run a plain function, as soon as a thread is free: some may still be at work for nobody."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(
                 self._concurrency, thread_name_prefix=f"amends-{self._queue}"
             )
         context = contextvars.copy_context()
-        thread = self._threads.submit(context.run, activity.fn, *arguments)
+        return self._threads.submit(context.run, activity.fn, *arguments)
+
+    async def _in_thread(
+        self,
+        thread: Future[Any],
+        activity: Activity[Any, Any],
+        command: RunStep,
+        message: Message,
+    ) -> Any:
+        """What a plain function returns. A thread cannot be stopped: when nobody waits for it any
+        more, it goes on, and what comes of it is reported late.
+        """
         running = asyncio.wrap_future(thread)
         try:
             return await asyncio.shield(running)
@@ -310,7 +317,7 @@ class ActivityConsumer:
         """Best effort: the outcome is on record as unknown, and this only makes it known."""
         try:
             report = self._completed(activity, command, await running)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             report = self._failed(command, AttemptOutcome.FAILED, error_info(error))
         try:
             await self._broker.publish([self._reply(message, command, report)])
@@ -344,10 +351,9 @@ class ActivityConsumer:
         )
 
 
-def _took_too_long(activity: Activity[Any, Any], timeout_s: float | None) -> ErrorInfo:
-    return ErrorInfo(
-        type="TimeoutError", message=f"{activity.name} took longer than {timeout_s:.3g} s"
-    )
+def _took_too_long(activity: Activity[Any, Any], timeout_s: float | None, began: bool) -> ErrorInfo:
+    what = "took longer than" if began else "found no free thread to begin in for"
+    return ErrorInfo(type="TimeoutError", message=f"{activity.name} {what} {timeout_s:.3g} s")
 
 
 def _too_late(activity: Activity[Any, Any]) -> ErrorInfo:

@@ -326,30 +326,109 @@ async def test_plain_functions_run_in_threads_side_by_side() -> None:
     assert all(name.startswith("amends-default") for name in threads)
 
 
-async def test_a_thread_that_takes_too_long_is_given_up() -> None:
-    release = threading.Event()
+class Threads:
+    """A consumer with one thread, which `hangs` keeps for as long as it is not released."""
 
-    @activity(timeout=0.05)
-    def hangs(order: Order) -> None:
-        release.wait(20)
+    def __init__(self) -> None:
+        self.release = threading.Event()
+        self.ran: list[int] = []
 
-    broker = MemoryBroker(SystemClock())
-    await broker.declare([QUEUE, inbox_queue(0)])
-    consumer = ActivityConsumer(
-        queue="default", activities={"hangs": hangs}, broker=broker, clock=SystemClock()
-    )
-    running = asyncio.create_task(consumer.run())
-    command = m.RunStep(saga="s", id="1", seq=1, attempt=1, activity="hangs", input={"n": 1})
-    body = m.encode_message(command)
-    await broker.publish([Message(uuid4(), QUEUE, "RunStep", "k", body, "c", "c")])
-    [delivery] = await broker.consume(inbox_queue(0), limit=1).receive()
-    report = m.decode_message(delivery.message.type, delivery.message.body)
-    assert isinstance(report, m.ReportFailed)
-    assert report.outcome == "timed_out"
-    release.set()
-    await consumer.stop()
+        @activity(timeout=0.05)
+        def hangs(order: Order) -> int:
+            self.ran.append(order.n)
+            self.release.wait(20)
+            return order.n
+
+        self.broker = MemoryBroker(SystemClock())
+        self.consumer = ActivityConsumer(
+            queue="default",
+            activities={"hangs": hangs},
+            broker=self.broker,
+            clock=SystemClock(),
+            concurrency=1,
+        )
+
+    async def begin(self) -> asyncio.Task[None]:
+        await self.broker.declare([QUEUE, inbox_queue(0)])
+        running = asyncio.create_task(self.consumer.run())
+        await asyncio.sleep(0)
+        return running
+
+    async def command(self, n: int) -> None:
+        command = m.RunStep(saga="s", id="1", seq=n, attempt=1, activity="hangs", input={"n": n})
+        body = m.encode_message(command)
+        await self.broker.publish([Message(uuid4(), QUEUE, "RunStep", "k", body, "c", "c")])
+
+    async def report(self) -> m.EngineMessage:
+        inbox = self.broker.consume(inbox_queue(0), limit=1)
+        [delivery] = await inbox.receive()
+        await self.broker.ack([delivery])
+        await inbox.close()
+        return m.decode_message(delivery.message.type, delivery.message.body)
+
+    async def failure(self) -> tuple[int, str]:
+        report = await self.report()
+        assert isinstance(report, m.ReportFailed)
+        return report.seq, report.outcome
+
+
+@pytest.fixture
+async def threads() -> AsyncIterator[Threads]:
+    it = Threads()
+    yield it
+    it.release.set()
+    await it.broker.close()
+
+
+async def test_a_thread_that_takes_too_long_is_given_up(threads: Threads) -> None:
+    running = await threads.begin()
+    await threads.command(1)
+    assert await threads.failure() == (1, "timed_out")
+    threads.release.set()
+    await threads.consumer.stop()
     await running
-    await broker.close()
+
+
+async def test_a_graceful_stop_waits_for_what_will_be_reported_late(threads: Threads) -> None:
+    running = await threads.begin()
+    await threads.command(1)
+    assert await threads.failure() == (1, "timed_out")
+    await threads.consumer.stop()
+    await asyncio.sleep(0.05)
+    assert not running.done()
+    threads.release.set()
+    await running
+    late = await threads.report()
+    assert late == m.ReportCompleted(saga="s", id="1", seq=1, attempt=1, result=1)
+
+
+async def test_a_function_that_found_no_free_thread_did_nothing_for_sure(threads: Threads) -> None:
+    running = await threads.begin()
+    await threads.command(1)
+    assert await threads.failure() == (1, "timed_out")
+    await threads.command(2)
+    assert await threads.failure() == (2, "failed")
+    threads.release.set()
+    await threads.consumer.stop()
+    await running
+    assert threads.ran == [1]
+
+
+async def test_what_an_earlier_delivery_did_is_not_known(threads: Threads) -> None:
+    """Another consumer had the command, and may have begun."""
+    await threads.broker.declare([QUEUE])
+    other = threads.broker.consume(QUEUE, limit=1)
+    await threads.command(2)
+    held = await other.receive()
+    running = await threads.begin()
+    await threads.command(1)
+    assert await threads.failure() == (1, "timed_out")
+    await threads.broker.release(held)
+    assert await threads.failure() == (2, "timed_out")
+    await other.close()
+    threads.release.set()
+    await threads.consumer.stop()
+    await running
 
 
 @pytest.mark.virtual_time
