@@ -38,6 +38,11 @@ async def open_backend(
     store raises when it cannot be opened.
     """
     clock = clock or SystemClock()
+    if settings.broker == "embedded" and settings.partitions != 1:
+        raise UsageError(
+            f"AMENDS_PARTITIONS={settings.partitions}: the embedded broker has one engine, and so "
+            "one inbox. Nothing was opened. Leave it at 1"
+        )
     if settings.store == "memory://" and settings.broker == "embedded":
         backend = memory_backend(clock)
         try:

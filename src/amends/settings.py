@@ -23,7 +23,9 @@ class Settings(BaseSettings):
     """`embedded`: in the store's own file."""
 
     partitions: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Inboxes; fixed for the life of a deployment's data."""
+    """Inboxes, for brokers that spread over processes; with the embedded broker there is one.
+    Fixed for the life of a deployment's data.
+    """
 
     concurrency: Annotated[int, Field(ge=1)] = 100
     """Attempts that run at once for each activity queue, unless the application says otherwise."""
