@@ -224,8 +224,10 @@ class Travellers:
 async def meddle(world: Simulation, handle: Handle[list[str]], rng: random.Random) -> None:
     """Signal and cancel, again and again: any of it may be lost."""
     cancels = rng.random() < 0.2
+    patience_s = 20.0
     while True:
-        await world.clock.advance(rng.uniform(1, 20))
+        await world.clock.advance(rng.uniform(1, patience_s))
+        patience_s *= 1.2
         try:
             await handle.signal(go_on, rng.randrange(3))
             if cancels and rng.random() < 0.3:

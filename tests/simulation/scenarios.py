@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from amends import App, Failure, Handle, SagaContext, SagaNotCompleted, Signal, Status, saga
+from amends.domain.messages import ReportCompleted
 from amends.testing.harness import Harness
 from tests.simulation.bank import FINE, Bank, Booking, Fate, pay, the_bank, wire
 
@@ -102,6 +103,12 @@ async def beyond_the_pivot(ctx: SagaContext) -> list[str]:
     return [first, second, await ctx.do(pay, booking("shut", 3))]
 
 
+@saga
+async def never_heard_of(ctx: SagaContext) -> list[str]:
+    first = await ctx.do(pay, booking("payer", -5))
+    return [first, await ctx.do(pay, booking("late", 5))]
+
+
 Drive = Callable[[Harness, Handle[list[str]]], Awaitable[None]]
 
 
@@ -124,6 +131,28 @@ async def reopen_and_retry(harness: Harness, handle: Handle[list[str]]) -> None:
         await harness.advance(1)
     the_bank().fate = lambda name, key, attempt: FINE
     await handle.resolve("retry", who="test", why="the account is open again")
+
+
+async def report_at_the_end(harness: Harness, handle: Handle[list[str]]) -> None:
+    """The consumer that everybody had given up comes back when all is undone."""
+    assert (await end_of(handle))[0] is Status.COMPENSATED
+    await report_late(harness, handle)
+    await harness.advance(60)
+
+
+async def report_while_undone(harness: Harness, handle: Handle[list[str]]) -> None:
+    """The same, while its step is undone without its result."""
+    while not the_bank().undone_by:
+        await harness.advance(0.1)
+    await report_late(harness, handle)
+
+
+async def report_late(harness: Harness, handle: Handle[list[str]]) -> None:
+    key = f"{handle.instance}/2"
+    the_bank().booked[key] = booking("late", 5)
+    await harness.client.send(
+        ReportCompleted(saga=handle.instance.saga, id=handle.id, seq=2, attempt=3, result=key)
+    )
 
 
 def all_well(name: str, key: str, attempt: int) -> Fate:
@@ -149,6 +178,18 @@ def refused_third(name: str, key: str, attempt: int) -> Fate:
     seq = _seq(key)
     is_undo = name.startswith("un")
     return Fate(refuse=seq == 3, after_s=3 if seq == 4 else 0, broken=is_undo and attempt == 1)
+
+
+def never_heard(name: str, key: str, attempt: int) -> Fate:
+    is_heard = _seq(key) != 2 or name != "pay"
+    return Fate(after_s=3 if name == "unpay" else 0) if is_heard else Fate(before_s=99)
+
+
+def breaks_after_its_effect(name: str, key: str, attempt: int) -> Fate:
+    """The first attempt times out with its effect, and no other gets through to the bank."""
+    if _seq(key) != 2 or name != "pay":
+        return FINE
+    return Fate(after_s=99) if attempt == 1 else Fate(broken=True)
 
 
 def _seq(key: str) -> int:
@@ -192,6 +233,9 @@ SCENARIOS = [
     Scenario("a signal", "asks_first", COMPLETED, approve),
     Scenario("one of three refused", "side_by_side", COMPENSATED, fate=refused_third),
     Scenario("undone side by side", "undone_at_once", COMPENSATED),
+    Scenario("late, after the end", "never_heard_of", COMPENSATED, report_at_the_end, never_heard),
+    Scenario("late, at its undo", "never_heard_of", COMPENSATED, report_while_undone, never_heard),
+    Scenario("in doubt", "never_heard_of", COMPENSATED, fate=breaks_after_its_effect),
     Scenario("cancelled", "sleeps_long", Status.CANCELLED, cancel),
     Scenario(
         "parked beyond the pivot", "beyond_the_pivot", COMPLETED, reopen_and_retry, refusing(3)
@@ -210,6 +254,7 @@ app = App(
         undone_at_once,
         sleeps_long,
         beyond_the_pivot,
+        never_heard_of,
     ],
     activities=[pay, wire],
 )

@@ -71,6 +71,10 @@ class EngineProcess:
         """Return or raise when the engine ends by itself, which it should not."""
         await self.engine.failed()
 
+    def cut_connections(self) -> None:
+        """What it has in hand is delivered to others, too, while it goes on with it."""
+        self._broker.crash_consumers()
+
     async def stop(self) -> None:
         """Stop gracefully."""
         await self._forget()

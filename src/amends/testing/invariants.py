@@ -42,6 +42,7 @@ class _Step:
         self.happened: bool | None = False
         """None: nobody knows."""
         self.is_parked = False
+        self.is_abandoned = False
         self.late = 0
         self.undos: list[_Step] = []
 
@@ -99,7 +100,6 @@ class _Journal:
         self._number(event.seq)
         step = self._steps[event.seq] = _Step(event)
         if event.kind is e.StepKind.UNDO:
-            _demand(self._compensating, "nothing is undone before compensation has started")
             assert event.of is not None
             self._check_undo(self._steps[event.of], event)
             self._steps[event.of].undos.append(step)
@@ -115,7 +115,10 @@ class _Journal:
             len(origin.undos) <= origin.late,
             f"step {undo.of} is undone once, and once more if late",
         )
-        if origin.late:
+        if not self._compensating:
+            given_up = origin.is_abandoned or origin.happened is None or origin.late
+            _demand(bool(given_up), "before compensation only what was given up is undone")
+        if origin.late or not self._compensating:
             return
         regular = [step for step in self._steps.values() if step.scheduled.kind is e.StepKind.STEP]
         _demand(all(step.is_over for step in regular), "nothing runs while something is undone")
@@ -164,6 +167,7 @@ class _Journal:
 
     def _abandon(self, step: _Step) -> None:
         assert self._at is not None
+        step.is_abandoned = True
         if not step.is_over and step.retry_at is not None and step.retry_at > self._at:
             step.is_over = True
 

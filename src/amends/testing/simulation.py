@@ -72,12 +72,15 @@ class Weather:
     """After how many of its operations an engine dies, on average; None: never."""
     repair_s_max: float = 20.0
     """How long a dead engine is missing."""
+    cuts_mean_s: float | None = None
+    """How often an engine's connections are cut: what it had in hand goes to others, too, while it
+    goes on with it."""
     ahead_s_max: float = 0.0
     """How far the engines' clocks are ahead of the broker's, or behind."""
     losses_mean_s: float | None = None
     """How often the broker loses everything; some time afterwards somebody reconciles."""
     storm_s: float = 120.0
-    calm_s: float = 4 * 3600.0
+    calm_s: float = 2 * 3600.0
     """How long all instances may take to their end when nothing goes wrong any more."""
     drain_s: float = 30 * 86400.0
     """When even the last timer that nobody waits for must have come back."""
@@ -114,6 +117,7 @@ class Weather:
             cache_max=rng.choice([0, 1, 100]),
             rates=replace(rates, lose=some(0.02, 0.1)) if losing else rates,
             points_mean=rng.choice([None, 20.0, 100.0]),
+            cuts_mean_s=rng.choice([None, None, 5.0, 30.0]),
             ahead_s_max=some(0.5, 10.0),
             losses_mean_s=rng.choice([None, 40.0]) if losing else None,
         )
@@ -245,14 +249,23 @@ class Simulation:
     async def _until_dead(self, process: EngineProcess, points: CrashPoints) -> None:
         crashed = asyncio.ensure_future(points.crashed())
         failed = asyncio.ensure_future(process.failed())
+        cut = asyncio.ensure_future(self._cut_now_and_then(process))
         try:
             await asyncio.wait([crashed, failed], return_when=asyncio.FIRST_COMPLETED)
             if not points.is_dead:
                 raise Violation("an engine ended by itself") from failed.exception()
         finally:
-            for waiting in (crashed, failed):
+            for waiting in (crashed, failed, cut):
                 waiting.cancel()
-            await asyncio.gather(crashed, failed, return_exceptions=True)
+            await asyncio.gather(crashed, failed, cut, return_exceptions=True)
+
+    async def _cut_now_and_then(self, process: EngineProcess) -> None:
+        mean_s = self.weather.cuts_mean_s
+        while mean_s is not None:
+            await self.clock.advance(self._rng.expovariate(1 / mean_s))
+            if self._calm:
+                return
+            process.cut_connections()
 
     async def _lose_now_and_then(self) -> None:
         """The broker loses everything, and after a while somebody notices."""
