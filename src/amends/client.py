@@ -17,8 +17,9 @@ from amends.broker.mail import to_inbox
 from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
-from amends.domain.ids import InstanceId
-from amends.domain.status import Ending, Status, ending_of
+from amends.domain.ids import InstanceId, check_name
+from amends.domain.payload import Payload
+from amends.domain.status import AFTER_THE_END, Ending, Status, ending_of
 from amends.domain.unique import new_id
 from amends.errors import (
     ActionRefused,
@@ -27,6 +28,7 @@ from amends.errors import (
     SagaNotCompleted,
     StartConflict,
     StartUnconfirmed,
+    UsageError,
 )
 from amends.sagas import journal
 from amends.sagas.definition import Saga
@@ -46,22 +48,8 @@ T = TypeVar("T")
 
 CONFIRM_TIMEOUT_S = 30.0
 
-#: What a journal may hold after its final event: late reports, and the undos they ask for.
-_AFTER_THE_END: Final = frozenset(
-    cls.__name__
-    for cls in (
-        e.StepReportedLate,
-        e.StepScheduled,
-        e.StepCompleted,
-        e.StepAttemptFailed,
-        e.StepFailed,
-        e.StepUnknown,
-        e.StepParked,
-        e.StepResolved,
-        e.SagaStalled,
-        e.SagaResumed,
-    )
-)
+#: What is sent to a signal by its name: the saga has its type.
+_ANY: Final[Payload[Any]] = Payload(Any)
 
 
 class Handle(Generic[R]):
@@ -88,10 +76,10 @@ class Handle(Generic[R]):
     async def result(self, timeout: float | None = None) -> R:
         """Wait for the saga's end, and give its result.
 
-        `timeout` is in seconds; the saga goes on when it passes.
+        `timeout` is in seconds; the saga goes on when it passes. An instance that has not begun,
+        as after `submit`, is waited for too; `state` tells whether it has.
 
-        Raises SagaNotCompleted (compensated, failed, cancelled or terminated), InstanceNotFound,
-        TimeoutError.
+        Raises SagaNotCompleted (compensated, failed, cancelled or terminated), TimeoutError.
         """
         ending = await self._client.wait_for_end(self.instance, timeout, self._watch)
         if ending.status is not Status.COMPLETED:
@@ -128,12 +116,13 @@ class Handle(Generic[R]):
 
         By name, the payload is taken as the JSON value that it must be.
 
-        Raises InvalidPayload, PayloadTooLarge, InstanceNotFound, ActionRefused (it has ended).
+        Raises InvalidPayload, PayloadTooLarge, UsageError (a bad name), InstanceNotFound,
+        ActionRefused (it has ended).
         """
-        if isinstance(signal, Signal):
-            payload = signal.payload.to_json_value(payload)
         name = signal.name if isinstance(signal, Signal) else signal
-        await self._act("signal", m.DeliverSignal, name=name, payload=payload)
+        check_name("signal", name)
+        type = signal.payload if isinstance(signal, Signal) else _ANY
+        await self._act("signal", m.DeliverSignal, name=name, payload=type.to_json_value(payload))
 
     async def cancel(self, *, who: str, why: str) -> None:
         """Ask for the saga to be cancelled, which compensates it.
@@ -167,8 +156,13 @@ class Handle(Generic[R]):
         record. `skip` treats a step as not done and goes on with None as its result.
 
         Raises ActionRefused (nothing is parked, or several are), InvalidPayload (the result does
-        not fit the activity), InstanceNotFound.
+        not fit the activity), UsageError (another word), InstanceNotFound.
         """
+        try:
+            decision = e.Resolution(resolution)
+        except ValueError:
+            words = ", ".join(e.Resolution)
+            raise UsageError(f"{resolution!r} decides nothing; it is one of {words}") from None
         state = await self.state()
         if state.final is Status.TERMINATED:
             raise ActionRefused(f"{self.instance} was terminated: nothing of it is run any more")
@@ -180,7 +174,6 @@ class Handle(Generic[R]):
                 f"{self.instance} has {len(chosen)} parked steps to choose from; parked: "
                 f"{names or 'none'}. Name one by its number"
             )
-        decision = e.Resolution(resolution)
         activity = self._client.app.activities.get(chosen[0].scheduled.activity)
         if decision is e.Resolution.COMPLETE and activity is not None:
             result = activity.result.to_json_value(activity.result.from_json_value(result))
@@ -373,7 +366,7 @@ class Client:
                 ending = ending_of(journal.decode(record))
                 if ending is not None:
                     return ending
-            if page[-1].version == 0 or page[-1].type not in _AFTER_THE_END:
+            if page[-1].version == 0 or page[-1].type not in AFTER_THE_END:
                 return None
             before = page[-1].version - 1
         return None

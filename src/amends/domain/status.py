@@ -54,3 +54,21 @@ def ending_of(event: e.JournalEvent) -> Ending | None:
         reason = e.ErrorInfo(type="Terminated", message=f"by {event.who}: {event.why}")
         return Ending(Status.TERMINATED, error=reason)
     return None
+
+
+#: What a journal may hold after its final event: late reports, and the undos they ask for.
+AFTER_THE_END: Final = frozenset(
+    cls.__name__
+    for cls in (
+        e.StepReportedLate,
+        e.StepScheduled,
+        e.StepCompleted,
+        e.StepAttemptFailed,
+        e.StepFailed,
+        e.StepUnknown,
+        e.StepParked,
+        e.StepResolved,
+        e.SagaStalled,
+        e.SagaResumed,
+    )
+)

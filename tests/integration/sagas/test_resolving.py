@@ -9,7 +9,7 @@ import pytest
 from amends import App, Handle, Saga, SagaContext, Status, saga
 from amends.domain import events as e
 from amends.domain import messages as m
-from amends.errors import ActionRefused, InstanceNotFound, InvalidPayload
+from amends.errors import ActionRefused, InstanceNotFound, InvalidPayload, UsageError
 from amends.testing.harness import Harness
 from tests.integration.sagas.support import (
     Broken,
@@ -199,3 +199,11 @@ async def test_a_skipped_step_gives_none_whatever_its_type() -> None:
         await harness.advance(100)
         await handle.resolve("skip", who="ann", why="never mind")
         assert await handle.result() == "got None"
+
+
+async def test_a_word_that_is_no_decision_is_refused_with_the_words_that_are() -> None:
+    it, app = failing(World())
+    async with Harness(app) as harness:
+        handle = await parked(harness, it)
+        with pytest.raises(UsageError, match=r"'redo' .* retry, skip, complete"):
+            await handle.resolve("redo", who="ann", why="?")

@@ -13,7 +13,13 @@ from pydantic import BaseModel
 from amends import App, Saga, SagaContext, Signal, Status, saga
 from amends.domain import events as e
 from amends.domain import messages as m
-from amends.errors import ActionRefused, InstanceNotFound, InvalidPayload
+from amends.errors import (
+    ActionRefused,
+    InstanceNotFound,
+    InvalidPayload,
+    PayloadTooLarge,
+    UsageError,
+)
 from amends.testing.harness import Harness
 from tests.integration.sagas.support import (
     Late,
@@ -338,6 +344,28 @@ async def test_a_signal_of_the_wrong_type_is_refused() -> None:
         handle = await harness.start(waits_)
         with pytest.raises(InvalidPayload):
             await handle.signal(approved, "ann")  # type: ignore[misc]
+        assert await names(harness, handle) == ["SagaStarted"]
+
+
+@pytest.mark.parametrize(
+    ("name", "payload", "refusal"),
+    [
+        ("approved", float("nan"), InvalidPayload),
+        ("approved", object(), InvalidPayload),
+        ("approved", "a" * 300_000, PayloadTooLarge),
+        ("no such-name!", 1, UsageError),
+    ],
+    ids=["nan", "object", "large", "name"],
+)
+async def test_a_signal_by_name_must_be_json_and_small_and_have_a_name(
+    name: str, payload: object, refusal: type[Exception]
+) -> None:
+    waits_, app = waits(1)
+    async with Harness(app) as harness:
+        handle = await harness.start(waits_)
+        with pytest.raises(refusal):
+            await handle.signal(name, payload)
+        await harness.settle()
         assert await names(harness, handle) == ["SagaStarted"]
 
 
