@@ -193,7 +193,7 @@ class Fates:
 class Travellers:
     """The clients of a simulation: each makes a journey; and a person who resolves what parks."""
 
-    def __init__(self, seed: int, count: int = 4) -> None:
+    def __init__(self, seed: int, count: int = 3) -> None:
         self._seed = seed
         self._count = count
         self.receipts: dict[str, set[str]] = {}

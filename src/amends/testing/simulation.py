@@ -79,7 +79,7 @@ class Weather:
     """How far the engines' clocks are ahead of the broker's, or behind."""
     losses_mean_s: float | None = None
     """How often the broker loses everything; some time afterwards somebody reconciles."""
-    storm_s: float = 120.0
+    storm_s: float = 100.0
     calm_s: float = 2 * 3600.0
     """How long all instances may take to their end when nothing goes wrong any more."""
     drain_s: float = 30 * 86400.0
