@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from types import EllipsisType
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from amends.domain.events import StepKind
 from amends.domain.ids import check_name
 from amends.domain.payload import Payload
 from amends.domain.retry import Retry
-from amends.domain.signature import Signature, read_signature
+from amends.domain.signature import Signature, admits_or_none, read_signature
 from amends.errors import DefinitionError
 
 I = TypeVar("I")
@@ -38,6 +39,9 @@ class DidNotHappen:
     """A probe's answer: the effect did not happen, and will not happen any more."""
 
     __slots__ = ()
+
+
+_Answer: TypeAlias = Awaitable[Happened[R] | DidNotHappen] | Happened[R] | DidNotHappen
 
 
 class Activity(Generic[I, R]):
@@ -137,8 +141,6 @@ class Activity(Generic[I, R]):
         if self.kind is not StepKind.UNDO:
             return [origin.input.from_json_value(input)] if wanted else []
         undone = None if result is None else origin.result.from_json_value(result)
-        if wanted == 1:
-            return [undone]
         return [origin.input.from_json_value(input), undone]
 
     # --- pairing
@@ -192,45 +194,67 @@ class Activity(Generic[I, R]):
 
         return pair if fn is None else pair(fn)
 
+    @overload
+    def probe(self, fn: Callable[[I], _Answer[R]], /) -> Activity[I, Any]: ...
+    @overload
     def probe(
-        self, fn: Callable[[I], Awaitable[Happened[R] | DidNotHappen]], /
-    ) -> Activity[I, Any]:
+        self,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | EllipsisType | None = ...,
+    ) -> Callable[[Callable[[I], _Answer[R]]], Activity[I, Any]]: ...
+    def probe(
+        self,
+        fn: Callable[[I], _Answer[R]] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | EllipsisType | None = ...,
+    ) -> Any:
         """Pair this activity with a question to the outside: did it happen?
 
         It is asked when the outcome is unknown, with the idempotency key of the step in
         `activity_context().origin_key`, and answers `Happened(result)` or `DidNotHappen()`.
+        Its queue, retries and timeout are those of the activity, unless it is given its own.
         """
-        if self.probe_activity is not None:
-            raise DefinitionError(f"activity {self.name!r} has a probe already")
-        self.probe_activity = Activity(
-            fn,
-            name=None,
-            queue=self.queue,
-            retry=self.retry,
-            timeout_s=self.timeout_s,
-            total_timeout_s=None,
-            kind=StepKind.PROBE,
-            origin=self,
-            frame_locals=sys._getframe(1).f_locals,
-        )
-        return self.probe_activity
+        frame_locals = sys._getframe(1).f_locals
+
+        def pair(fn: Callable[[I], _Answer[R]]) -> Activity[I, Any]:
+            if self.probe_activity is not None:
+                raise DefinitionError(f"activity {self.name!r} has a probe already")
+            self.probe_activity = Activity(
+                fn,
+                name=name,
+                queue=queue or self.queue,
+                retry=retry or self.retry,
+                timeout_s=self.timeout_s if timeout is ... else timeout,
+                total_timeout_s=None,
+                kind=StepKind.PROBE,
+                origin=self,
+                frame_locals=frame_locals,
+            )
+            return self.probe_activity
+
+        return pair if fn is None else pair(fn)
 
     # --- checks
 
     def _check_parameters(self) -> None:
-        names = [
-            name
-            for name, parameter in inspect.signature(self.fn).parameters.items()
-            if parameter.kind
-            in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        ]
+        parameters = inspect.signature(self.fn).parameters
+        names = [name for name, parameter in parameters.items() if parameter.kind in _POSITIONAL]
         if self.kind is StepKind.UNDO:
-            if len(names) != 2:
+            if len(names) != 2 or any(map(_is_never_given, parameters.values())):
                 raise DefinitionError(
-                    f"undo {self.name!r} of {_name(self.origin)!r} takes {len(names)} parameters; "
-                    "it must take two: the input of the step, and its result or None"
+                    f"undo {self.name!r} of {_name(self.origin)!r} takes "
+                    f"({', '.join(map(str, parameters.values()))}); it must take two: the input "
+                    "of the step, and its result or None"
                 )
-        elif len(names) > 1 or len(inspect.signature(self.fn).parameters) != len(names):
+        elif len(names) > 1 or len(parameters) != len(names):
             raise DefinitionError(
                 f"{self.kind} {self.name!r} takes ({', '.join(names)}); an activity takes one "
                 "input (a pydantic model, say) or none"
@@ -246,10 +270,11 @@ class Activity(Generic[I, R]):
                 f"it undoes, takes {wanted[0]!r}"
             )
         result = self.origin.signature.result_type
-        if result is not type(None) and not _admits_none(found[1]):
+        if not admits_or_none(found[1], result):
             raise DefinitionError(
-                f"undo {self.name!r} must take `result: {getattr(result, '__name__', result)} | "
-                "None`: None is what it gets when nobody knows whether the effect happened"
+                f"undo {self.name!r} must take `result: {_shown(result)} | None` and takes "
+                f"{_shown(found[1])}: None is what it gets when nobody knows whether the effect "
+                "happened"
             )
 
 
@@ -261,8 +286,18 @@ def _name(activity: Activity[Any, Any] | None) -> str:
     return activity.name if activity is not None else "?"
 
 
-def _admits_none(tp: Any) -> bool:
-    return tp is Any or tp is type(None) or type(None) in getattr(tp, "__args__", ())
+def _shown(tp: Any) -> str:
+    return getattr(tp, "__name__", None) or str(tp)
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _is_never_given(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter asks for what the engine does not give."""
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+        return parameter.default is inspect.Parameter.empty
+    return parameter.kind is inspect.Parameter.VAR_POSITIONAL
 
 
 class _ActivityDecorator:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_type_hints
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from amends.errors import DefinitionError
 
@@ -37,3 +38,16 @@ def read_signature(
             "are written to the journal and read back"
         )
     return Signature(tuple(hints[name] for name in parameters), hints["return"])
+
+
+def admits_or_none(tp: Any, value_type: Any) -> bool:
+    """Whether a parameter of type `tp` takes values of a type, and None."""
+    if tp is Any or tp is object:
+        return True
+    members = _members(tp)  # no set: what Annotated holds may have no hash
+    wanted = [type(None)] if value_type is Any else [*_members(value_type), type(None)]
+    return all(member in members for member in wanted)
+
+
+def _members(tp: Any) -> list[Any]:
+    return [*get_args(tp)] if get_origin(tp) in (Union, UnionType) else [tp]

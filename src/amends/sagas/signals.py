@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from amends.domain.ids import check_name
 from amends.domain.payload import Payload
@@ -20,7 +20,11 @@ class Signal(Generic[T]):
     Signals are kept until the saga asks for them, in the order in which they arrived.
     """
 
-    def __init__(self, name: str, type: type[T]) -> None:
+    @overload
+    def __init__(self, name: str, type: type[T]) -> None: ...
+    @overload
+    def __init__(self: Signal[Any], name: str, type: object) -> None: ...
+    def __init__(self, name: str, type: Any) -> None:
         check_name("signal", name)
         self.name = name
         self.type = type

@@ -1,6 +1,6 @@
 """What is inferred of activities, sagas, signals and handles."""
 
-from typing import assert_type
+from typing import Any, assert_type
 
 from pydantic import BaseModel
 
@@ -52,6 +52,26 @@ def audit(order: Withdraw) -> int:
 def forget(order: Withdraw, result: int | None) -> None: ...
 
 
+@audit.probe
+def audited(order: Withdraw) -> Happened[int] | DidNotHappen:
+    return Happened(order.cents)
+
+
+@activity
+async def note(text: str) -> int:
+    return len(text)
+
+
+@note.probe(name="is_noted", queue="reads", retry=Retry(max_attempts=9), timeout=None)
+async def noted(text: str) -> Happened[int] | DidNotHappen:
+    return DidNotHappen()
+
+
+@audit.probe  # error: arg-type
+def answers_badly(order: Withdraw) -> int:
+    return 1
+
+
 @activity
 async def ping() -> str:
     return "pong"
@@ -62,8 +82,13 @@ assert_type(audit, Activity[Withdraw, int])
 assert_type(ping, Activity[None, str])
 assert_type(refund, Undo)
 assert_type(forget, Undo)
+assert_type(audited, Activity[Withdraw, Any])
+assert_type(noted, Activity[str, Any])
 
 approved = Signal("approved", Receipt)
+perhaps = Signal("perhaps", int | None)
+assert_type(approved, Signal[Receipt])
+assert_type(perhaps, Signal[Any])
 
 
 @saga
