@@ -59,8 +59,9 @@ class Failure(AmendsError):
     """A declared business failure. Subclass it, and raise it from an activity or from a saga.
 
     From an activity it ends the step as *failed* at once: it is never retried. From a saga it
-    starts the compensation. Any other exception in a saga is a bug, which stalls the instance
-    and compensates nothing.
+    starts the compensation, and so does a TimeoutError of the saga's own `asyncio.timeout` or
+    `wait_for`. Any other exception in a saga is a bug, which stalls the instance and compensates
+    nothing.
     """
 
 

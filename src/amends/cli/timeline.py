@@ -104,6 +104,8 @@ class Timeline:
                 return Line(at, seq, "✓", f"{name} completed ({took}{again})", value, _GOOD)
             case e.StepAttemptFailed():
                 return self._attempt_failed(event, step, at)
+            case e.StepRetried():
+                return Line(at, seq, "→", f"{name} attempt {event.attempt}", "", _QUIET)
             case e.StepFailed():
                 return Line(at, seq, "✗", f"{name} failed ({took})", self._error(event.error), _BAD)
             case e.StepUnknown():

@@ -119,6 +119,13 @@ class StepAttemptFailed(InputEvent):
     retry_at: datetime | None = None
 
 
+class StepRetried(InputEvent):
+    """The backoff is over, and the next attempt was asked for. From here on it may be running."""
+
+    seq: int
+    attempt: int
+
+
 class StepFailed(InputEvent):
     """The step is over: its activity said that the effect did not happen."""
 
@@ -287,6 +294,7 @@ JOURNAL_EVENTS: tuple[type[JournalEvent], ...] = (
     SagaStarted,
     StepCompleted,
     StepAttemptFailed,
+    StepRetried,
     StepFailed,
     StepUnknown,
     StepParked,

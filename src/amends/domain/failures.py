@@ -15,7 +15,8 @@ def is_declared_failure(error: BaseException) -> bool:
     """Whether `error` is a `Failure`, or a group (of a TaskGroup, say) of nothing else."""
     if isinstance(error, BaseExceptionGroup):
         return all(is_declared_failure(inner) for inner in error.exceptions)
-    return isinstance(error, Failure)
+    # In a saga nothing but its own durable timers can time out: it asked for that.
+    return isinstance(error, Failure | TimeoutError)
 
 
 def error_info(error: BaseException, *, with_traceback: bool = False) -> ErrorInfo:

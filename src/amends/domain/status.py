@@ -32,6 +32,20 @@ FINAL_STATUSES: Final = frozenset(
 )
 
 
+def status_of(*, final: Status | None, parked: bool, stalled: bool, compensating: bool) -> Status:
+    """The one word for an instance that ended so (or not yet), has a parked step, and so on."""
+    if final is Status.TERMINATED:
+        return final
+    # What a late report asks for after the end may park or stall as well.
+    if parked:
+        return Status.PARKED
+    if stalled:
+        return Status.STALLED
+    if final is not None:
+        return final
+    return Status.COMPENSATING if compensating else Status.RUNNING
+
+
 class Ending(NamedTuple):
     """How an instance ended: with a result (a JSON value), or for a reason."""
 
@@ -64,6 +78,8 @@ AFTER_THE_END: Final = frozenset(
         e.StepScheduled,
         e.StepCompleted,
         e.StepAttemptFailed,
+        e.StepRetried,
+        e.StepAbandoned,
         e.StepFailed,
         e.StepUnknown,
         e.StepParked,

@@ -15,7 +15,7 @@ from typing import Final
 from amends.domain import events as e
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import JOURNAL_PREFIX, InstanceId, Position
-from amends.domain.status import Status, ending_of
+from amends.domain.status import Status, ending_of, status_of
 from amends.errors import AmendsError, DecodeError, InvalidJournal
 from amends.sagas import journal
 from amends.stores.port import EventFilter, EventStore
@@ -83,13 +83,12 @@ class SagaSummary:
     @property
     def state(self) -> Status:
         """The one word for where the instance stands."""
-        if self._final is not Status.TERMINATED and self.parked:
-            return Status.PARKED
-        if self._final is not None:
-            return self._final
-        if self._stalled is not None:
-            return Status.STALLED
-        return Status.COMPENSATING if self._compensating else Status.RUNNING
+        return status_of(
+            final=self._final,
+            parked=bool(self.parked),
+            stalled=self._stalled is not None,
+            compensating=self._compensating,
+        )
 
     @property
     def parked(self) -> list[OpenStep]:
@@ -110,7 +109,7 @@ class SagaSummary:
     def error(self) -> e.ErrorInfo | None:
         """What is wrong now, or what the instance ended with; None once all went well."""
         step = self.step
-        if self._stalled is not None and self._final is None:
+        if self._stalled is not None and self._final is not Status.TERMINATED:
             return self._stalled
         if step is not None and step.error is not None:
             return step.error
@@ -167,6 +166,7 @@ class SagaSummary:
 _StepEvent = (
     e.StepCompleted
     | e.StepAttemptFailed
+    | e.StepRetried
     | e.StepFailed
     | e.StepUnknown
     | e.StepParked
@@ -177,6 +177,7 @@ _StepEvent = (
 _ABOUT_STEPS: Final = (
     e.StepCompleted,
     e.StepAttemptFailed,
+    e.StepRetried,
     e.StepFailed,
     e.StepUnknown,
     e.StepParked,
@@ -194,6 +195,9 @@ def _is_over(step: OpenStep, event: _StepEvent, at: datetime) -> bool:
             step.retry_at = event.retry_at
             step.error = event.error
             return False
+        case e.StepRetried():
+            step.retry_at = None
+            return False
         case e.StepUnknown():
             step.error = event.error
             step.retry_at = None
@@ -210,7 +214,7 @@ def _is_over(step: OpenStep, event: _StepEvent, at: datetime) -> bool:
         case e.StepReportedLate():
             return event.completed
         case e.StepAbandoned():
-            return step.retry_at is not None and step.retry_at > at
+            return False
     return True
 
 

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from amends.domain import events as e
+from amends.errors import NotRegistered
 from amends.sagas.state import StepState
 
 if TYPE_CHECKING:
@@ -40,6 +41,27 @@ class Compensation:
         await execution.wait_until(lambda: not execution.state.open_steps())
         execution.decide(self._end(reason, error))
 
+    async def undo_unwanted(self) -> None:
+        """Before a saga completes: undo what it went on without.
+
+        It may have given a step up and gone another way, or caught that its outcome is unknown.
+        Were the effect left standing, the money would have moved twice.
+        """
+        execution = self._execution
+        state = execution.state
+        await execution.wait_until(
+            lambda: not any(step.is_open and step.is_unwanted for step in state.steps.values())
+        )
+        steps = [step for step in state.steps.values() if step.is_unwanted]
+        self._planned = {step.seq for step in steps}
+        for step in reversed(steps):
+            await self._undo(step)
+
+    def close(self) -> None:
+        """The saga completes. An effect that it never learnt of is undone from now on."""
+        if self._planned is None:
+            self._planned = set()
+
     def effect_happened_after_all(self, step: StepState) -> None:
         """The effect of a step happened, though compensation began without knowing that. What
         was undone without its result, or not at all, is undone (again) with it; the undo is the
@@ -51,20 +73,24 @@ class Compensation:
             self._schedule(step)
 
     async def _undo(self, step: StepState) -> None:
-        if step.undo_scheduled and step.undo_given:
-            return
-        await self._execution.wait_for_step(self._schedule(step))
+        if not step.is_undone:
+            await self._execution.wait_for_step(self._schedule(step))
 
     def _schedule(self, step: StepState) -> int:
         execution = self._execution
         assert step.scheduled.undo is not None
         undo = execution.activities.get(step.scheduled.undo)
+        if undo is None:
+            raise NotRegistered(
+                f"step {step.seq} is to be undone by {step.scheduled.undo!r}, which is not "
+                "registered with this application any more"
+            )
         seq = execution.next_seq()
         execution.decide(
             e.StepScheduled(
                 seq=seq,
                 activity=step.scheduled.undo,
-                queue=step.scheduled.queue if undo is None else undo.queue,
+                queue=undo.queue,
                 kind=e.StepKind.UNDO,
                 of=step.seq,
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from types import CodeType
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from pydantic import BaseModel
@@ -17,6 +18,7 @@ from amends.errors import DefinitionError
 from amends.sagas.context import SagaContext
 from amends.sagas.journal import RESERVED_TYPES
 from amends.sagas.lint import check_source
+from amends.sagas.signals import Signal
 
 I = TypeVar("I")
 R = TypeVar("R")
@@ -55,6 +57,8 @@ class Saga(Generic[I, R]):
         self._input: Payload[Any] | None = None
         self._result: Payload[Any] | None = None
         self._events = EventRegistry()
+        self.signals: dict[str, Signal[Any]] = {}
+        """The signals that its own source names: what is sent is checked against their types."""
 
     def __repr__(self) -> str:
         return f"<saga {self.name}>"
@@ -89,6 +93,7 @@ class Saga(Generic[I, R]):
         """
         _ = self.input, self.result
         check_source(self.fn)
+        self.signals = {signal.name: signal for signal in _signals_of(self.fn)}
 
     def encode_event(self, event: BaseModel) -> EncodedEvent:
         """A domain event that the saga emits. Raises DefinitionError, InvalidPayload."""
@@ -106,6 +111,18 @@ class Saga(Generic[I, R]):
         if len(self._parameters) == 1:
             return cast(Any, self.fn)(ctx)  # type: ignore[no-any-return]
         return self.fn(ctx, self.input.from_json_value(input))
+
+
+def _signals_of(fn: Callable[..., Any]) -> Iterator[Signal[Any]]:
+    """The signals among the globals and the enclosing variables that a function names itself."""
+    known = {**fn.__globals__, **inspect.getclosurevars(fn).nonlocals}
+    codes = [fn.__code__]
+    while codes:
+        code = codes.pop()
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+        for name in (*code.co_names, *code.co_freevars):
+            if isinstance(known.get(name), Signal):
+                yield known[name]
 
 
 class _SagaDecorator:

@@ -16,14 +16,19 @@ from amends.broker.topology import command_queue
 from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.status import Status
+from amends.sagas.execution import ActivityMap
 from amends.sagas.state import InstanceState, StepState
 
 
 class Dispatcher:
-    """Writes the messages of instances."""
+    """Writes the messages of instances.
 
-    def __init__(self, partitions: int) -> None:
+    Without the application's `activities`, commands go to the queues that are on record.
+    """
+
+    def __init__(self, partitions: int, activities: ActivityMap | None = None) -> None:
         self._partitions = partitions
+        self._activities = activities or {}
 
     def follow_ups(
         self, state: InstanceState, events: Iterable[e.JournalEvent], cause: str
@@ -39,6 +44,10 @@ class Dispatcher:
             elif isinstance(event, e.StepAttemptFailed):
                 if event.retry_at is not None and event.seq in state.steps:
                     messages += self._step(state, event.seq, cause, renew_expiry=False)
+            elif isinstance(event, e.StepRetried):
+                messages += self._step(state, event.seq, cause, renew_expiry=False)
+            elif isinstance(event, e.StepAbandoned):
+                messages += self._lapse(state, event.seq, cause)
             elif isinstance(event, e.StepResolved):
                 if event.resolution is e.Resolution.RETRY:
                     messages += self._step(state, event.seq, cause)
@@ -56,6 +65,8 @@ class Dispatcher:
             return messages
         for step in state.open_steps():
             messages += self._step(state, step.seq, cause)
+            if step.abandoned:
+                messages += self._lapse(state, step.seq, cause)
         if state.final is None:
             for seq, due in state.timers.items():
                 messages.append(self._timer(state, seq, due, cause))
@@ -65,17 +76,6 @@ class Dispatcher:
         if state.stalled is not None:
             messages.append(self.wake(state, 0, state.at, cause))
         return messages
-
-    def run_command(
-        self, state: InstanceState, seq: int, attempt: int, cause: str
-    ) -> list[Message]:
-        """The command of an attempt whose backoff is over, if it is still wanted."""
-        step = state.steps.get(seq)
-        if step is None or not step.is_open or step.retry_at is None or step.attempt != attempt:
-            return []
-        if state.final is Status.TERMINATED:
-            return []
-        return [self._command(state, step, cause)]
 
     def wake(self, state: InstanceState, try_number: int, due: datetime, cause: str) -> Message:
         """A later look at an instance that stalled."""
@@ -104,6 +104,16 @@ class Dispatcher:
             messages.append(self._to_inbox(expire, id, state, cause, step.deadline))
         return messages
 
+    def _lapse(self, state: InstanceState, seq: int, cause: str) -> list[Message]:
+        """Nobody waits for a step any more: why should its next attempt be waited for?"""
+        step = state.steps.get(seq)
+        if step is None or not step.is_open or not step.is_in_backoff:
+            return []
+        instance = state.instance
+        retry = m.RetryStep(saga=instance.saga, id=instance.id, seq=seq, attempt=step.attempt)
+        id = message_id(instance, "lapse", seq, step.attempt)
+        return [self._to_inbox(retry, id, state, cause, None)]
+
     def _command(self, state: InstanceState, step: StepState, cause: str) -> Message:
         instance = state.instance
         scheduled = step.scheduled
@@ -118,9 +128,12 @@ class Dispatcher:
             result=step.given,
             deadline=step.deadline,
         )
+        # Today's queue: nobody may be left to consume the one on record.
+        activity = self._activities.get(scheduled.activity)
+        queue = scheduled.queue if activity is None else activity.queue
         return Message(
             message_id(instance, "run", scheduled.seq, step.attempt),
-            command_queue(scheduled.queue),
+            command_queue(queue),
             "RunStep",
             f"{instance.saga}/{instance.id}/{scheduled.seq}",
             m.encode_message(command),
@@ -135,7 +148,12 @@ class Dispatcher:
         return self._to_inbox(message, id, state, cause, due)
 
     def _to_inbox(
-        self, message: m.EngineMessage, id: UUID, state: InstanceState, cause: str, due: datetime
+        self,
+        message: m.EngineMessage,
+        id: UUID,
+        state: InstanceState,
+        cause: str,
+        due: datetime | None,
     ) -> Message:
         return to_inbox(
             message,

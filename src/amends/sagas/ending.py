@@ -91,17 +91,14 @@ class Ending:
                 f"the saga {ended} after its pivot was completed: it can only go forward from "
                 "there. Handle the failure in the saga"
             )
-        elif state.cancel_requested and not state.pivot_passed:
-            self._compensate("cancelled", None)
-        elif state.deadline_passed and not state.pivot_passed:
-            late = DeadlineExceeded(f"{execution.instance} was not done by its deadline")
-            self._compensate("deadline", late)
+        elif self._was_stopped():
+            self._compensate_stopped()
         elif error is not None:
             self._compensate("failed", error)
         elif task.cancelled():
             self._refuse("the saga raised CancelledError, but nobody had cancelled it")
-        elif execution.loop.unfinished_tasks():
-            self._go_on(self._complete_after_winding_down(task))
+        elif execution.loop.unfinished_tasks() or self._has_unwanted_steps():
+            self._go_on(self._complete_after_tidying(task))
         else:
             self._check_unheard()
             self._complete(task)
@@ -113,13 +110,33 @@ class Ending:
         info = None if error is None else error_info(error)
         self._go_on(self._execution.compensation.run(reason, info))
 
-    async def _complete_after_winding_down(self, task: asyncio.Task[Any]) -> None:
+    def _was_stopped(self) -> bool:
+        state = self._execution.state
+        return (state.cancel_requested or state.deadline_passed) and not state.pivot_passed
+
+    def _compensate_stopped(self) -> None:
+        execution = self._execution
+        if execution.state.cancel_requested:
+            self._compensate("cancelled", None)
+        else:
+            late = DeadlineExceeded(f"{execution.instance} was not done by its deadline")
+            self._compensate("deadline", late)
+
+    def _has_unwanted_steps(self) -> bool:
+        return any(step.is_unwanted for step in self._execution.state.steps.values())
+
+    async def _complete_after_tidying(self, task: asyncio.Task[Any]) -> None:
         await self.wind_down()
-        self._complete(task)
+        await self._execution.compensation.undo_unwanted()
+        if self._was_stopped():
+            self._compensate_stopped()
+        else:
+            self._complete(task)
 
     def _complete(self, task: asyncio.Task[Any]) -> None:
         execution = self._execution
         result = execution.definition.result.to_json_value(task.result())
+        execution.compensation.close()
         execution.decide(e.SagaCompleted(seq=0, result=result))
 
     def _go_on(self, coroutine: Coroutine[Any, Any, None]) -> None:

@@ -19,7 +19,13 @@ from pydantic_core import from_json
 from amends.activities.definition import Activity
 from amends.domain import events as e
 from amends.domain.status import Status
-from amends.errors import NotAllowedInSaga, NotRegistered, StepFailed, StepUnknown
+from amends.errors import (
+    DefinitionError,
+    NotAllowedInSaga,
+    NotRegistered,
+    StepFailed,
+    StepUnknown,
+)
 from amends.sagas import guard
 from amends.sagas.compensation import Compensation
 from amends.sagas.context import SagaContext
@@ -37,6 +43,7 @@ SKIPPED: Final = object()
 _TICK: Final = timedelta(microseconds=1)
 
 ActivityMap = Mapping[str, Activity[Any, Any]]
+SagaMap = Mapping[str, "Saga[Any, Any]"]
 
 
 class SagaBug(Exception):
@@ -126,6 +133,7 @@ class SagaExecution:
         self._conditions.clear()
 
     def _run(self) -> None:
+        self.loop.begin_activation()
         with self._turn as turn:
             self.loop.run_ready()
             while self._conditions and self._release_conditions():
@@ -169,6 +177,11 @@ class SagaExecution:
             raise NotRegistered(
                 f"activity {activity.name!r} is not registered with this application; add it to "
                 f"App(activities=[…]). Step not scheduled, nothing was appended."
+            )
+        if activity.kind is not e.StepKind.STEP:
+            raise DefinitionError(
+                f"{activity.name!r} is the {activity.kind} of another activity: the engine runs "
+                "it when that is needed, and a saga never does. Step not scheduled."
             )
         undo = activity.undo_activity
         raw_input = activity.input.to_json_value(input)
@@ -234,7 +247,8 @@ class SagaExecution:
 
     def now(self) -> datetime:
         """The time of the input that is being handled."""
-        return self.state.at
+        # What was read from a journal has another tzinfo, which an equal moment's repr shows.
+        return self.state.at.replace(tzinfo=UTC)
 
     def _after(self, seconds: float | None) -> datetime | None:
         if seconds is None:
@@ -293,7 +307,8 @@ class SagaExecution:
         if event.then is e.AfterUnknown.RAISE:
             self._reject(event.seq, StepUnknown(step.scheduled.activity, event.seq, event.error))
         elif event.then is e.AfterUnknown.PROBE:
-            probe = self.activities[step.scheduled.activity].probe_activity
+            activity = self.activities.get(step.scheduled.activity)
+            probe = None if activity is None else activity.probe_activity
             if probe is None:
                 raise NotRegistered(
                     f"step {event.seq} is to be probed, but activity {step.scheduled.activity!r} "

@@ -18,13 +18,16 @@ from amends.domain import messages as m
 from amends.domain.retry import Retry, RetryAt
 from amends.domain.status import Status
 from amends.errors import InvalidPayload
-from amends.sagas.execution import ActivityMap
+from amends.sagas.execution import ActivityMap, SagaMap
 from amends.sagas.journal import message_mark
 from amends.sagas.state import InstanceState, Outcome, StepState
 
 Events = list[e.InputEvent]
 
 _DEFAULT_RETRY: Final = Retry()
+
+#: A message that is early by less was due by the clock of whoever delivered it.
+EARLY_MAX: Final = timedelta(seconds=5)
 
 #: Nothing but its id tells such a message from a copy.
 _ONLY_ITS_ID_TELLS: Final = (m.DeliverSignal, m.ResolveStep)
@@ -39,8 +42,9 @@ class Intake:
     its effect is on record already, or the instance is past it.
     """
 
-    def __init__(self, activities: ActivityMap) -> None:
+    def __init__(self, activities: ActivityMap, sagas: SagaMap) -> None:
         self._activities = activities
+        self._sagas = sagas
 
     def admit(
         self, state: InstanceState, message: m.EngineMessage, message_id: UUID, now: datetime
@@ -99,9 +103,9 @@ class Intake:
     def _probed(self, state: InstanceState, probe: StepState, answer: Any, at: datetime) -> Events:
         """A probe decides the step that it is about."""
         assert probe.scheduled.of is not None
-        origin = state.step(probe.scheduled.of)
-        if not origin.is_open:
-            return []
+        origin = state.steps.get(probe.scheduled.of)
+        if origin is None or not origin.is_open:
+            return []  # its own report was faster
         if answer["happened"]:
             return [
                 e.StepCompleted(
@@ -165,18 +169,32 @@ class Intake:
         due = at + timedelta(seconds=decision.delay_s)
         return None if step.deadline is not None and due >= step.deadline else due
 
+    def _retry(self, state: InstanceState, message: m.RetryStep, at: datetime) -> Events:
+        """The backoff is over, or nobody wants the next attempt any more."""
+        step = state.steps.get(message.seq)
+        if step is None or not step.is_open or step.parked or step.probing:
+            return []
+        if not step.is_in_backoff or step.attempt != message.attempt:
+            return []
+        assert step.retry_at is not None
+        assert step.error is not None
+        if step.abandoned or not _is_wanted(state, step):
+            return self._give_up(state, step, step.error, at, unsure=step.doubtful)
+        return [e.StepRetried(at=max(at, step.retry_at), seq=step.seq, attempt=message.attempt)]
+
     def _expired(self, state: InstanceState, message: m.ExpireStep, at: datetime) -> Events:
         step = state.steps.get(message.seq)
         if step is None or not step.is_open or step.parked or step.probing:
             return []
-        if step.deadline is None or at < step.deadline:
+        if step.deadline is None or at < step.deadline - EARLY_MAX:
             return []
+        at = max(at, step.deadline)
         error = e.ErrorInfo(
             type="TimeoutError",
             message=f"{step.scheduled.activity} was not done within its total timeout",
         )
-        # No retry is ever due after the deadline, so an attempt was asked for.
-        return self._give_up(state, step, error, at, unsure=True)
+        unsure = step.doubtful or not step.is_in_backoff
+        return self._give_up(state, step, error, at, unsure=unsure)
 
     # --- no attempt is left
 
@@ -213,9 +231,9 @@ class Intake:
         self, state: InstanceState, probe: StepState, error: e.ErrorInfo, at: datetime
     ) -> Events:
         assert probe.scheduled.of is not None
-        origin = state.step(probe.scheduled.of)
+        origin = state.steps.get(probe.scheduled.of)
         given_up: Events = [e.StepFailed(at=at, seq=probe.seq, error=error)]
-        if origin.is_open:
+        if origin is not None and origin.is_open:
             then = self._after_unknown(
                 state, origin, self._activities.get(origin.scheduled.activity)
             )
@@ -265,6 +283,13 @@ class Intake:
     def _signal(self, state: InstanceState, message: m.DeliverSignal, at: datetime) -> Events:
         if state.final is not None:
             raise Refused(f"signal {message.name!r} came after {state.instance} had ended")
+        saga = self._sagas.get(state.instance.saga)
+        signal = None if saga is None else saga.signals.get(message.name)
+        if signal is not None:
+            try:
+                signal.payload.from_json_value(message.payload)
+            except InvalidPayload as error:
+                raise Refused(f"signal {message.name!r} carries what it cannot: {error}") from None
         return [e.SignalReceived(at=at, name=message.name, payload=message.payload)]
 
     def _cancel(self, state: InstanceState, message: m.CancelSaga, at: datetime) -> Events:
@@ -313,6 +338,7 @@ def _is_wanted(state: InstanceState, step: StepState) -> bool:
 _ADMIT: Final[dict[type[m.EngineMessage], Callable[..., Events]]] = {
     m.ReportCompleted: Intake._completed,
     m.ReportFailed: Intake._failed,
+    m.RetryStep: Intake._retry,
     m.ExpireStep: Intake._expired,
     m.FireTimer: Intake._timer,
     m.DeliverSignal: Intake._signal,

@@ -89,6 +89,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
         self._numbers = crc32(instance.encode()) << 24
         self._running = False
         self._discarded = False
+        self._callbacks_left = CALLBACKS_MAX
         self.now_s = 0.0
         self.errors: list[BaseException] = []
 
@@ -119,15 +120,18 @@ class SagaLoop(asyncio.AbstractEventLoop):
             events._set_running_loop(outer)
             sys.set_asyncgen_hooks(*hooks)
 
+    def begin_activation(self) -> None:
+        """One more input: the saga may be busy again, for so long."""
+        self._callbacks_left = CALLBACKS_MAX
+
     def _run_ready(self) -> None:
-        left = CALLBACKS_MAX
         ready = self._ready
         while ready:
             handle = ready.popleft()
             if not handle._cancelled:
                 handle._run()
-            left -= 1
-            if not left:
+            self._callbacks_left -= 1
+            if self._callbacks_left <= 0:
                 self._never_rests()
 
     def fire(self, seq: int) -> None:
@@ -186,7 +190,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
         self._ready.clear()
         raise NotAllowedInSaga(
             f"the saga ran {CALLBACKS_MAX:,} callbacks without coming to rest. A loop around "
-            "asyncio.sleep(0) waits for nothing: use ctx.wait_until(condition), or asyncio.sleep "
+            "asyncio.sleep(0), or tasks that wake each other for ever, wait for nothing: use ctx.wait_until(condition), or asyncio.sleep "
             "with a duration"
         )
 

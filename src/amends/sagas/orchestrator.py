@@ -35,9 +35,9 @@ from amends.errors import (
     WrongExpectedVersion,
 )
 from amends.sagas.dispatch import Dispatcher
-from amends.sagas.execution import ActivityMap
+from amends.sagas.execution import ActivityMap, SagaMap
 from amends.sagas.outside import outside_tasks
-from amends.sagas.turn import Inbound, Live, SagaMap, Turn, TurnTaker
+from amends.sagas.turn import Inbound, Live, Turn, TurnTaker
 from amends.stores.port import EventStore
 
 log = structlog.get_logger("amends.orchestrator")
@@ -72,7 +72,7 @@ class Orchestrator:
         self._inbox_limit = inbox_limit
         self._cache_max = cache_max
         self._turn_messages_max = turn_messages_max
-        self._turns = TurnTaker(sagas, activities, Dispatcher(partitions))
+        self._turns = TurnTaker(sagas, activities, Dispatcher(partitions, activities))
         self._cache: OrderedDict[InstanceId, Live] = OrderedDict()
         self._mail: dict[InstanceId, deque[Inbound]] = {}
         self._working: set[asyncio.Task[None]] = set()

@@ -65,6 +65,7 @@ def replay(
             else:
                 execution.state.apply(event)
             _note_record(execution.state, record, event)
+        _check_nothing_more(execution)
     except BaseException:
         execution.discard()
         raise
@@ -77,6 +78,14 @@ def _note_record(state: InstanceState, record: RecordedEvent, event: e.JournalEv
         state.correlation_id = str(decode_metadata(record).get(CORRELATION_ID, record.id))
     if isinstance(event, e.SignalReceived | e.StepResolved):
         state.message_marks.add(journal.mark_of(record.id))
+
+
+def _check_nothing_more(execution: SagaExecution) -> None:
+    if execution.decisions and execution.state.stalled is None:
+        wanted = execution.decisions[0]
+        raise DeterminismError(
+            str(execution.instance), None, "nothing more", describe(wanted)
+        )
 
 
 def _confirm(execution: SagaExecution, recorded: e.OutputEvent) -> None:

@@ -87,6 +87,11 @@ class StepState:
         if recorded.of is None:
             self.input = recorded.input
 
+    def begin_again(self, scheduled: e.StepScheduled, at: datetime) -> None:
+        """It was decided while the saga was stalled, and only now is it asked for."""
+        self.adopt(scheduled)
+        self.tried_since = at
+
     @property
     def seq(self) -> int:
         """The step's number."""
@@ -107,9 +112,33 @@ class StepState:
         """The number of the attempt that is running or due next."""
         return self.failed_attempts + 1
 
-    def is_in_backoff(self, at: datetime) -> bool:
-        """Whether no attempt can be running at this moment."""
-        return self.retry_at is not None and self.retry_at > at
+    @property
+    def is_in_backoff(self) -> bool:
+        """Whether no attempt can be running: the next one was not asked for yet."""
+        return self.retry_at is not None
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether the saga went on without this step, and something can make it good: it gave the
+        step up, or caught that its outcome is unknown.
+        """
+        if self.scheduled.undo is None or self.kind is not e.StepKind.STEP:
+            return False
+        if self.outcome is Outcome.UNKNOWN:
+            return True
+        return self.abandoned and self.outcome in (None, Outcome.COMPLETED)
+
+    @property
+    def may_surprise(self) -> bool:
+        """Whether a late report could say that an effect stands which nobody counts on."""
+        if self.scheduled.undo is None or self.kind is not e.StepKind.STEP:
+            return False
+        return self.outcome is not Outcome.COMPLETED
+
+    @property
+    def is_undone(self) -> bool:
+        """Whether an undo was scheduled that knew all that is known."""
+        return self.undo_scheduled and (self.undo_given or self.outcome is not Outcome.COMPLETED)
 
     def has_recorded(self, attempt: int, outcome: e.AttemptOutcome) -> bool:
         """Whether a report that says so is a copy. Two runs of one attempt may end differently:
@@ -241,7 +270,7 @@ class InstanceState:
         if event.kind is e.StepKind.UNDO:
             step.given = origin.result
             origin.undo_scheduled = True
-            origin.undo_given = origin.outcome is Outcome.COMPLETED or origin.late
+            origin.undo_given = origin.outcome is Outcome.COMPLETED
 
     def _step_completed(self, event: e.StepCompleted) -> None:
         self._close(self.step(event.seq), Outcome.COMPLETED, result=event.result)
@@ -254,6 +283,9 @@ class InstanceState:
         step.retry_at = event.retry_at
         if event.outcome is not e.AttemptOutcome.FAILED:
             step.doubtful = True
+
+    def _step_retried(self, event: e.StepRetried) -> None:
+        self.step(event.seq).retry_at = None
 
     def _step_failed(self, event: e.StepFailed) -> None:
         step = self.step(event.seq)
@@ -295,8 +327,6 @@ class InstanceState:
         if step is None:
             return
         step.abandoned = True
-        if step.is_open and step.is_in_backoff(self.at):
-            self._close(step, Outcome.UNKNOWN if step.doubtful else Outcome.FAILED)
 
     def _reported_late(self, event: e.StepReportedLate) -> None:
         step = self.step(event.seq)
@@ -356,6 +386,7 @@ _APPLY: Final[dict[type[e.JournalEvent], Callable[[InstanceState, Any], None]]] 
     e.StepScheduled: InstanceState._step_scheduled,
     e.StepCompleted: InstanceState._step_completed,
     e.StepAttemptFailed: InstanceState._attempt_failed,
+    e.StepRetried: InstanceState._step_retried,
     e.StepFailed: InstanceState._step_failed,
     e.StepUnknown: InstanceState._step_unknown,
     e.StepParked: InstanceState._step_parked,

@@ -5,9 +5,10 @@ append, publish and acknowledge. Pure: it awaits nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from amends.broker.commit import TurnCommit
@@ -17,26 +18,25 @@ from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
 from amends.domain.failures import error_info
 from amends.domain.ids import NO_STREAM, ExpectedVersion, InstanceId
+from amends.domain.status import Status
 from amends.domain.unique import new_id_block
 from amends.errors import DeterminismError, NotRegistered
 from amends.sagas import journal
 from amends.sagas.dispatch import Dispatcher
-from amends.sagas.execution import ActivityMap, SagaBug, SagaExecution
+from amends.sagas.execution import ActivityMap, SagaBug, SagaExecution, SagaMap
 from amends.sagas.intake import Intake, Refused
 from amends.sagas.replay import fold, replay
 from amends.sagas.state import InstanceState
 from amends.stores.port import Append
 
 if TYPE_CHECKING:
-    from amends.sagas.definition import Saga
+    pass
 
-SagaMap = Mapping[str, "Saga[Any, Any]"]
 
 WAKE_INITIAL_S: Final = 1.0
 WAKE_MAX_S: Final = 300.0
 
-#: After one of these, nothing that still arrives makes the saga's code decide anything.
-_NEEDS_NO_CODE: Final = frozenset((e.SagaCompleted.__name__, e.SagaTerminated.__name__))
+_ENDS_THE_CODE: Final = frozenset((e.SagaCompleted.__name__, e.SagaTerminated.__name__))
 
 
 class Inbound(NamedTuple):
@@ -92,7 +92,7 @@ class TurnTaker:
         self._sagas = sagas
         self._activities = activities
         self._dispatcher = dispatcher
-        self._intake = Intake(activities)
+        self._intake = Intake(activities, sagas)
 
     def begin(self, instance: InstanceId) -> Live:
         """An instance that does not exist yet."""
@@ -104,8 +104,10 @@ class TurnTaker:
 
     def load(self, instance: InstanceId, records: Sequence[RecordedEvent]) -> Live:
         """An instance from its journal. Raises InvalidJournal, DecodeError."""
-        if any(record.type in _NEEDS_NO_CODE for record in reversed(records)):
-            return Live(fold(instance, records), None, None)
+        if any(record.type in _ENDS_THE_CODE for record in reversed(records)):
+            state = fold(instance, records)
+            if _is_past_code(state):
+                return Live(state, None, None)
         definition = self._sagas.get(instance.saga)
         if definition is None:
             return Live(fold(instance, records), None, self._not_registered(instance))
@@ -123,7 +125,6 @@ class TurnTaker:
         """
         work = _Work(live, now)
         work.resume()
-        redrive: list[Message] = []
         taken = 0
         for delivery, message in inbound:
             taken += 1
@@ -134,34 +135,29 @@ class TurnTaker:
                 work.refused.append((delivery, str(refusal)))
                 continue
             if not admitted:
-                redrive += self._redrive(live, message, delivery)
+                self._redrive(live, message, delivery, work)
                 continue
             if not live.state.correlation_id:
                 live.state.correlation_id = delivery.message.correlation_id or str(id)
             if not work.feed(admitted, id):
                 break
-        return self._finish(live, work, redrive, inbound[:taken])
+        return self._finish(live, work, inbound[:taken])
 
-    def _redrive(self, live: Live, message: m.EngineMessage, delivery: Delivery) -> list[Message]:
-        """What to publish for a message that changes nothing.
+    def _redrive(
+        self, live: Live, message: m.EngineMessage, delivery: Delivery, work: _Work
+    ) -> None:
+        """See what to publish for a message that changes nothing.
 
         If it was delivered before, a crash may have come between its append and what followed:
-        everything outstanding is published again. If not, it is a copy or came too late (a timer
-        that was cancelled), and somebody else saw to it.
+        everything outstanding is published again, once for all such messages of a turn. If not,
+        it is a copy or came too late (a timer that was cancelled), and somebody else saw to it.
         """
-        cause = str(delivery.message.id)
-        if isinstance(message, m.RetryStep):
-            return self._dispatcher.run_command(live.state, message.seq, message.attempt, cause)
-        wanted = live.bug is None if isinstance(message, m.WakeSaga) else delivery.count > 1
-        return self._dispatcher.outstanding(live.state, cause) if wanted else []
+        if isinstance(message, m.WakeSaga):
+            work.redrives |= live.bug is None
+        else:
+            work.redrives |= delivery.count > 1
 
-    def _finish(
-        self,
-        live: Live,
-        work: _Work,
-        redrive: list[Message],
-        taken: Sequence[Inbound],
-    ) -> Turn:
+    def _finish(self, live: Live, work: _Work, taken: Sequence[Inbound]) -> Turn:
         state = live.state
         deliveries = [delivery for delivery, _ in taken]
         cause = str(deliveries[-1].message.id)
@@ -183,9 +179,12 @@ class TurnTaker:
                 ),
                 NO_STREAM if state.version < 0 else ExpectedVersion(state.version),
             )
-        publish = self._dispatcher.follow_ups(state, work.events, cause) + redrive
+        publish = self._dispatcher.follow_ups(state, work.events, cause)
+        if work.redrives:
+            publish += self._dispatcher.outstanding(state, cause)
         if is_stalled:
             publish += self._wake(live, work, taken, cause)
+        publish = list({message.id: message for message in publish}.values())
         refused = {id(delivery) for delivery, _ in work.refused}
         done = [delivery for delivery in deliveries if id(delivery) not in refused]
         return Turn(TurnCommit(append, publish, done), work.events, len(deliveries), work.refused)
@@ -211,7 +210,9 @@ class TurnTaker:
 
 
 class _Work:
-    """The events of a turn in the making."""
+    """A turn in the making: its events, whether everything outstanding is to be published again,
+    and what is to be put aside.
+    """
 
     def __init__(self, live: Live, now: datetime) -> None:
         self.live = live
@@ -220,6 +221,7 @@ class _Work:
         self.events: list[e.JournalEvent] = []
         self.ids: list[UUID] = []
         self.refused: list[tuple[Delivery, str]] = []
+        self.redrives = False
         self._fresh = new_id_block()
 
     def resume(self) -> None:
@@ -230,7 +232,24 @@ class _Work:
         if live.state.stalled is not None:
             self._add(e.SagaResumed(at=self.now))
             live.state.stalled = None
+        self._renew(live)
         self._take_decisions(live.execution)
+
+    def _renew(self, live: Live) -> None:
+        """The time in which the instance was stalled is not the time of its steps."""
+        assert live.execution is not None
+        lost = self.now - live.state.at
+        renewed: list[e.OutputEvent] = []
+        for decision in live.execution.decisions:
+            if not isinstance(decision, e.StepScheduled):
+                renewed.append(decision)
+                continue
+            step = decision
+            if step.deadline is not None:
+                step = step.model_copy(update={"deadline": step.deadline + lost})
+            live.state.steps[step.seq].begin_again(step, self.now)
+            renewed.append(step)
+        live.execution.decisions = deque(renewed)
 
     def feed(self, admitted: Sequence[e.InputEvent], id: UUID) -> bool:
         """Feed the events of one message; False when the code broke on the way."""
@@ -281,3 +300,13 @@ class _Work:
 def _essence(error: e.ErrorInfo) -> tuple[str, str]:
     """An error without the addresses in its text, which differ each time."""
     return error.type, re.sub(r"0x[0-9a-fA-F]+", "0x", error.message)
+
+
+def _is_past_code(state: InstanceState) -> bool:
+    """Whether nothing that still arrives can make the saga's code, or its undos, decide anything."""
+    if state.final is Status.TERMINATED:
+        return True
+    if state.stalled is not None:
+        return False
+    steps = state.steps.values()
+    return not any(step.may_surprise or step.kind is e.StepKind.UNDO for step in steps)

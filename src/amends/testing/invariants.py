@@ -20,6 +20,7 @@ from amends.sagas.replay import describe, replay
 _REPORTS: Final = (
     e.StepCompleted,
     e.StepAttemptFailed,
+    e.StepRetried,
     e.StepFailed,
     e.StepUnknown,
     e.StepParked,
@@ -139,6 +140,9 @@ class _Journal:
             return
         _demand(not step.is_over, f"step {event.seq} was over already at {type(event).__name__}")
         step.retry_at = None
+        if isinstance(event, e.StepRetried):
+            _demand(event.attempt == step.attempt + 1, f"the next attempt of step {event.seq}")
+            return
         if isinstance(event, e.StepAttemptFailed):
             _demand(event.attempt > step.attempt, f"attempts of step {event.seq} go up")
             step.attempt, step.retry_at = event.attempt, event.retry_at
@@ -166,10 +170,7 @@ class _Journal:
         self._pivoted = self._pivoted or (happened and step.scheduled.pivot)
 
     def _abandon(self, step: _Step) -> None:
-        assert self._at is not None
         step.is_abandoned = True
-        if not step.is_over and step.retry_at is not None and step.retry_at > self._at:
-            step.is_over = True
 
     # --- the rest
 

@@ -214,6 +214,7 @@ def test_every_journal_event_survives_its_way_into_a_store_and_back() -> None:
         e.StepAttemptFailed(
             at=at, seq=1, attempt=1, outcome=e.AttemptOutcome.TIMED_OUT, error=error, retry_at=at
         ),
+        e.StepRetried(at=at, seq=1, attempt=2),
         e.StepFailed(at=at, seq=1, error=error),
         e.StepUnknown(at=at, seq=1, error=error, then=e.AfterUnknown.PROBE),
         e.StepParked(at=at, seq=1, error=error),

@@ -376,4 +376,4 @@ async def test_a_crash_in_the_middle_repeats_no_undo_that_is_done() -> None:
         assert await ended(handle) == Status.COMPENSATED
         assert world.did[4:] == ["undo_c 1 c1", "undo_b 1 b1", "undo_b 1 b1", "undo_a 1 a1"]
         # The same key on both attempts.
-        assert world.keys[5] == world.keys[6] == "it/1/6"
+        assert world.keys[5] == world.keys[6] == "it/1/2/undo_b"

@@ -219,7 +219,7 @@ async def test_a_late_failure_is_on_record_and_undoes_nothing() -> None:
         assert world.did[2:] == ["undo_a 1 None", "undo_z 1 z1"]
 
 
-async def test_a_late_result_of_a_completed_saga_is_on_record_and_nothing_is_undone() -> None:
+async def test_a_saga_that_goes_on_without_a_step_has_it_undone_and_again_when_it_reports() -> None:
     world = World()
     world.plan["a"] = [Late(100)]
     a = world.activity("a", timeout=10, retry=ONCE)
@@ -235,9 +235,13 @@ async def test_a_late_result_of_a_completed_saga_is_on_record_and_nothing_is_und
     async with Harness(app_of(it, activities=[a])) as harness:
         handle = await harness.start(it, Order(n=1))
         assert await handle.result() == "without"
+        assert world.did == ["a 1", "undo_a 1 None"]
         await report(harness, handle, seq=1)
-        assert (await names(harness, handle))[-1] == "StepReportedLate"
-        assert world.did == ["a 1"]
+        assert (await names(harness, handle))[-3:] == [
+            *("StepReportedLate", "StepScheduled", "StepCompleted")
+        ]
+        assert world.did == ["a 1", "undo_a 1 None", "undo_a 1 late"]
+        assert await handle.status() == Status.COMPLETED
 
 
 async def test_a_late_result_of_a_step_that_a_person_skipped_is_undone_with_the_saga() -> None:
@@ -261,8 +265,8 @@ async def test_a_late_result_of_a_step_that_a_person_skipped_is_undone_with_the_
         assert world.did == ["a 1", "b 1", "undo_a 1 late"]
 
 
-async def test_late_results_need_no_code_that_still_agrees_with_the_end() -> None:
-    """A completed saga's code may change; what still arrives for it must not stall it."""
+async def test_a_late_result_waits_for_code_that_agrees_with_the_end() -> None:
+    """An effect stands that somebody must undo: that is worth a stall, even after the end."""
     world = World()
     world.plan["a"] = [Late(100)]
     a = world.activity("a", timeout=10, retry=ONCE)
@@ -284,5 +288,9 @@ async def test_late_results_need_no_code_that_still_agrees_with_the_end() -> Non
         await handle.result()
         await harness.restart(app_of(other, activities=[a]))
         await report(harness, handle, seq=1)
-        assert (await names(harness, handle))[-1] == "StepReportedLate"
+        assert await handle.status() == Status.STALLED
+        assert world.did == ["a 1", "undo_a 1 None"]
+        await harness.restart(app_of(it, activities=[a]))
+        await harness.advance(600)
         assert await handle.status() == Status.COMPLETED
+        assert world.did == ["a 1", "undo_a 1 None", "undo_a 1 late"]

@@ -258,7 +258,7 @@ def test_copies_of_any_message_at_any_time_change_nothing(seed: int) -> None:
         journal = await names(harness, handle)
         assert [name for name in journal if name != "StepReportedLate"] == [
             *("SagaStarted", "StepScheduled", "StepCompleted", "TimerStarted", "TimerFired"),
-            *("StepScheduled", "StepAttemptFailed", "StepCompleted"),
+            *("StepScheduled", "StepAttemptFailed", "StepRetried", "StepCompleted"),
             *("TimerStarted", "TimerFired", "StepScheduled", "StepCompleted"),
             *("TimerStarted", "TimerFired", "SagaCompleted"),
         ]
