@@ -101,12 +101,14 @@ class Writer:
     def whole(self, data: st.DataObject) -> None:
         """Something about the saga as a whole."""
         state, at = self.state(), self.now
-        choices: list[e.JournalEvent] = [e.SignalReceived(at=at, name="s")]
+        choices: list[e.JournalEvent] = [
+            e.SignalReceived(at=at, name="s"),
+            e.SagaStalled(at=at, error=ERROR),  # after the end, by a late report
+            e.SagaResumed(at=at),
+        ]
         if state.final is None:
             choices += [
                 e.CompensationStarted(seq=0, reason="failed", error=ERROR),
-                e.SagaStalled(at=at, error=ERROR),
-                e.SagaResumed(at=at),
                 e.TimerStarted(seq=900 + len(self.events), due=at + MINUTE),
                 *(e.TimerFired(at=at, seq=seq) for seq in state.timers),
                 e.SagaCompleted(seq=0),
