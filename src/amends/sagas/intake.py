@@ -257,11 +257,9 @@ class Intake:
             return e.AfterUnknown.RAISE
         if step.scheduled.pivot:
             return e.AfterUnknown.PARK
-        if step.abandoned:
-            return e.AfterUnknown.RAISE
-        if state.pivot_passed:
-            return e.AfterUnknown.PARK
         if activity is not None and activity.on_unknown == "park":
+            return e.AfterUnknown.PARK
+        if state.pivot_passed and not step.abandoned:
             return e.AfterUnknown.PARK
         return e.AfterUnknown.RAISE
 

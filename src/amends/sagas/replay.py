@@ -83,9 +83,7 @@ def _note_record(state: InstanceState, record: RecordedEvent, event: e.JournalEv
 def _check_nothing_more(execution: SagaExecution) -> None:
     if execution.decisions and execution.state.stalled is None:
         wanted = execution.decisions[0]
-        raise DeterminismError(
-            str(execution.instance), None, "nothing more", describe(wanted)
-        )
+        raise DeterminismError(str(execution.instance), None, "nothing more", describe(wanted))
 
 
 def _confirm(execution: SagaExecution, recorded: e.OutputEvent) -> None:
@@ -98,6 +96,8 @@ def _confirm(execution: SagaExecution, recorded: e.OutputEvent) -> None:
         raise DeterminismError(
             str(execution.instance), recorded.seq, describe(recorded), describe(wanted)
         )
+    if isinstance(recorded, e.StepScheduled):
+        execution.state.asked_for(recorded.seq)
 
 
 def _same(execution: SagaExecution, recorded: e.OutputEvent, wanted: e.OutputEvent) -> bool:

@@ -174,6 +174,7 @@ class InstanceState:
         "message_marks",
         "pivot_passed",
         "result",
+        "resumed_at",
         "stalled",
         "started",
         "steps",
@@ -196,6 +197,7 @@ class InstanceState:
         self.compensating = False
         self.pivot_passed = False
         self.stalled: e.ErrorInfo | None = None
+        self.resumed_at: datetime = _BEGINNING
         self.final: Status | None = None
         self.result: Any = None
         self.error: e.ErrorInfo | None = None
@@ -262,7 +264,7 @@ class InstanceState:
     def _step_scheduled(self, event: e.StepScheduled) -> None:
         if event.seq in self.steps:
             raise InvalidJournal(f"the journal of {self.instance} schedules step {event.seq} twice")
-        step = self.steps[event.seq] = StepState(event, self.at)
+        step = self.steps[event.seq] = StepState(event, max(self.at, self.resumed_at))
         if event.of is None:
             return
         origin = self.step(event.of)
@@ -372,7 +374,14 @@ class InstanceState:
     def _stalled(self, event: e.SagaStalled) -> None:
         self.stalled = event.error
 
+    def asked_for(self, seq: int) -> None:
+        """A step is on record: not before that was it asked for, however long ago it was decided."""
+        step = self.steps.get(seq)
+        if step is not None:
+            step.tried_since = max(step.tried_since, self.resumed_at)
+
     def _resumed(self, event: e.SagaResumed) -> None:
+        self.resumed_at = event.at
         self.stalled = None
 
     def _ignore(self, event: e.JournalEvent) -> None:
