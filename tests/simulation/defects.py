@@ -19,7 +19,8 @@ from amends.sagas.dispatch import Dispatcher
 from amends.sagas.execution import SagaExecution
 from amends.sagas.intake import Intake
 from amends.sagas.orchestrator import Orchestrator
-from amends.sagas.state import InstanceState, Outcome, StepState
+from amends.sagas.state import InstanceState
+from amends.sagas.step import Outcome, StepState
 from amends.sagas.turn import Live, TurnTaker
 
 Patch = pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from amends import App, Handle, SagaContext, Signal, Status, saga
 from amends.domain.events import Resolution, StepKind, StepScheduled
 from amends.errors import ActionRefused, BrokerUnavailable, StepFailed, StepUnknown
 from amends.sagas import journal
-from amends.sagas.state import StepState
+from amends.sagas.step import StepState
 from amends.testing.simulation import Simulated, Simulation, Weather, simulate
 from tests.simulation.bank import Bank, Booking, Fate, open_bank, pay, the_bank, wire
 from tests.simulation.scenarios import GaveUp, end_of

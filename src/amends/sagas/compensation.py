@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from amends.domain import events as e
 from amends.errors import NotRegistered
-from amends.sagas.state import StepState
+from amends.sagas.step import StepState
 
 if TYPE_CHECKING:
     from amends.sagas.execution import SagaExecution

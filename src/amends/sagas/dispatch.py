@@ -17,7 +17,8 @@ from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.status import Status
 from amends.sagas.execution import ActivityMap
-from amends.sagas.state import InstanceState, StepState
+from amends.sagas.state import InstanceState
+from amends.sagas.step import StepState
 
 
 class Dispatcher:

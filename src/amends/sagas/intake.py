@@ -20,7 +20,8 @@ from amends.domain.status import Status
 from amends.errors import InvalidPayload
 from amends.sagas.execution import ActivityMap, SagaMap
 from amends.sagas.journal import message_mark
-from amends.sagas.state import InstanceState, Outcome, StepState
+from amends.sagas.state import InstanceState
+from amends.sagas.step import Outcome, StepState
 
 Events = list[e.InputEvent]
 
