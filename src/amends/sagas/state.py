@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from amends.domain import events as e
 from amends.domain.ids import InstanceId
-from amends.domain.status import Status, ending_of
+from amends.domain.status import Status, ending_of, status_of
 from amends.errors import InvalidJournal
 from amends.sagas.step import Outcome, StepState
 
@@ -65,16 +65,12 @@ class InstanceState:
     @property
     def status(self) -> Status:
         """The one word for where the instance stands."""
-        if self.final is Status.TERMINATED:
-            return self.final
-        # What a late report asks for after the end may park or stall as well.
-        if any(step.parked for step in self.steps.values()):
-            return Status.PARKED
-        if self.stalled is not None:
-            return Status.STALLED
-        if self.final is not None:
-            return self.final
-        return Status.COMPENSATING if self.compensating else Status.RUNNING
+        return status_of(
+            final=self.final,
+            parked=any(step.parked for step in self.steps.values()),
+            stalled=self.stalled is not None,
+            compensating=self.compensating,
+        )
 
     def open_steps(self) -> list[StepState]:
         """The steps that are not over, by number."""
