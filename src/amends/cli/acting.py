@@ -63,7 +63,7 @@ def cancel(
     db: Db = None,
     json: Json = False,
 ) -> None:
-    """Ask for a saga to be cancelled: what it did is undone."""
+    """Ask for a saga to be cancelled: what it did will be undone."""
     instance = parse_instance(id)
     name = who_or_login(who)
 
@@ -72,7 +72,7 @@ def cancel(
             await client.handle(instance.saga, instance.id).cancel(who=name, why=why)
 
     run(act())
-    _sent(instance, "cancel", "cancel requested, what it did is undone", json=json, who=name)
+    _sent(instance, "cancel", "cancel requested, what it did will be undone", json=json, who=name)
 
 
 @router.command()

@@ -76,7 +76,7 @@ async def _until_stopped(engine: Engine, stopping: asyncio.Event) -> None:
 
 @contextmanager
 def _threads() -> Iterator[None]:
-    """Threads for what activities run in threads; at the end nobody waits for those that hang."""
+    """Threads for `asyncio.to_thread` in activities; at the end nobody waits for those that hang."""
     loop = asyncio.get_running_loop()
     threads = ThreadPoolExecutor(thread_name_prefix="activity")
     loop.set_default_executor(threads)

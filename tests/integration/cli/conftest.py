@@ -28,7 +28,8 @@ from tests.integration.cli import transfer_app
 
 ROOT = Path(__file__).resolve().parents[3]
 APP = "tests.integration.cli.transfer_app:app"
-WAIT_S = 20.0
+#: Half of what a test may take: a command in a process of its own begins slowly under load.
+WAIT_S = 60.0
 
 T = TypeVar("T")
 

@@ -69,9 +69,10 @@ def test_the_module_is_the_command(amends: Amends) -> None:
 
 @pytest.mark.parametrize("where", ["bash", "zsh", "fish"])
 def test_shells_can_complete(amends: Amends, where: str) -> None:
-    ran = shell("amends --show-completion " + where)
+    """What --show-completion prints, but of a shell that is named: it looks for the one above."""
+    ran = shell("amends ", _AMENDS_COMPLETE=f"source_{where}")
     assert ran.returncode == 0
-    assert "_AMENDS_COMPLETE" in ran.stdout
+    assert f"_AMENDS_COMPLETE=complete_{where}" in ran.stdout
 
 
 def test_completion_knows_the_verbs(amends: Amends) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from amends.domain.ids import InstanceId
 from tests.integration.cli import transfer_app
-from tests.integration.cli.conftest import Amends, Process
+from tests.integration.cli.conftest import APP, Amends, Process
 
 PARKED = ("jammed", "closed")
 
@@ -209,6 +209,15 @@ def test_a_file_of_something_else_is_left_alone(amends: Amends) -> None:
     assert ran.code == 1
     assert "is not an Amends database" in ran.err
     assert [path.name for path in Path().iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("verb", [("list",), ("dev", APP)], ids=["list", "dev"])
+def test_a_directory_is_called_one(amends: Amends, verb: tuple[str, ...]) -> None:
+    Path("data").mkdir()
+    ran = amends(*verb, "--db", "data")
+    assert ran.code == 1
+    assert "data is not an Amends database: it is a directory" in " ".join(ran.err.split())
+    assert list(Path("data").iterdir()) == []
 
 
 def test_an_unreadable_journal_does_not_hide_the_others(amends: Amends) -> None:

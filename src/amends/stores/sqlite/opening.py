@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import time
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -78,12 +79,15 @@ def _opening_error(error: sqlite3.Error, path: Path) -> StoreError:
 def _check_identity(path: Path) -> bool:
     """Whether the file is new. Raises NotAnAmendsStore without having touched what it is."""
     try:
-        if path.stat().st_size == 0:
-            return True
+        found = path.stat()
     except FileNotFoundError:
         return True
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be used ({error})") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise _not_ours(path, "it is a directory")
+    if found.st_size == 0:
+        return True
     if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         raise StoreReadOnly(f"{path} may not be written; nothing was changed")
     # "Immutable" keeps SQLite from looking for, or making, files beside it. Through SQLite and
