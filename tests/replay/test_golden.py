@@ -9,7 +9,7 @@ import pytest
 
 from amends import Status
 from amends.domain import messages as m
-from amends.domain.envelope import NewEvent, RecordedEvent
+from amends.domain.envelope import CAUSATION_ID, NewEvent, RecordedEvent, decode_metadata
 from amends.domain.ids import NO_STREAM
 from amends.sagas.replay import fold, replay
 from amends.stores.port import Append
@@ -57,8 +57,8 @@ def test_and_so_it_does_from_any_moment_of_the_journal(story: str) -> None:
 
 def moments(records: list[RecordedEvent]) -> list[int]:
     """How many events stood there before each turn, and at the end. A turn is never half there."""
-    turns = [record.id.int >> 20 for record in records]  # see new_id_block
-    begins = [n for n in range(1, len(records)) if turns[n] != turns[n - 1]]
+    causes = [decode_metadata(record)[CAUSATION_ID] for record in records]
+    begins = [n for n in range(1, len(records)) if causes[n] != causes[n - 1]]
     return [*begins[:: max(1, len(begins) // 30)], len(records)]
 
 
