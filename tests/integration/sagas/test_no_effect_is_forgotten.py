@@ -297,3 +297,22 @@ async def test_a_cancel_while_the_saga_winds_down_still_compensates() -> None:
         await handle.cancel(who="ann", why="wrong order")
         assert await ended(handle) == Status.CANCELLED
         assert world.did == ["a 1", "b 1", "undo_b 1 b1", "undo_a 1 a1"]
+
+
+@pytest.mark.parametrize("which", ["undo_activity", "probe_activity"])
+async def test_a_saga_takes_no_undo_and_no_probe_as_a_step_of_its_own(which: str) -> None:
+    world = World()
+    a = world.activity("a", probe=True)
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> None:
+        await ctx.do(getattr(a, which), order)
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.settle()
+        assert await names(harness, handle) == ["SagaStarted", "SagaStalled"]
+        error = (await only(harness, handle, e.SagaStalled)).error
+        assert error.type == "DefinitionError"
+        assert "and a saga never does" in error.message
+        assert world.did == []
