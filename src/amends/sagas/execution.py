@@ -18,11 +18,13 @@ from pydantic_core import from_json
 
 from amends.activities.definition import Activity
 from amends.domain import events as e
+from amends.domain.payload import PAYLOAD_BYTES_MAX
 from amends.domain.status import Status
 from amends.errors import (
     DefinitionError,
     NotAllowedInSaga,
     NotRegistered,
+    PayloadTooLarge,
     StepFailed,
     StepUnknown,
 )
@@ -219,6 +221,11 @@ class SagaExecution:
         """See `SagaContext.emit`."""
         self._check_alive()
         encoded = self.definition.encode_event(event)
+        if len(encoded.data) > PAYLOAD_BYTES_MAX:
+            raise PayloadTooLarge(
+                f"event {encoded.type!r} has {len(encoded.data)} bytes of JSON, and may have "
+                f"{PAYLOAD_BYTES_MAX}; nothing was recorded. Emit a reference to what is large"
+            )
         self.decide(
             e.DomainEventEmitted(
                 seq=self.next_seq(),
