@@ -47,9 +47,10 @@ def write(story: str, golden: Golden) -> None:
             for record in golden.records
         ],
     }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     with path_of(story).open("x", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+        # Tracebacks name files; where the checkout lay is nobody's business.
+        file.write(text.replace(f"{FOLDER.parents[1]}/", "") + "\n")
 
 
 def read(story: str) -> Golden:
