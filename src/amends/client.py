@@ -347,7 +347,7 @@ class Client:
 
         Raises TimeoutError.
         """
-        if watch is None:
+        if watch is None or watch.has_failed:
             watch = await self._watcher.watch(instance)
             ending = await self._ending_on_record(instance)
             if ending is not None:
@@ -356,6 +356,10 @@ class Client:
             last = ending_of(journal.decode(await watch.ended()))
         assert last is not None
         return last
+
+    def stop_waiting(self, instance: InstanceId, error: Exception) -> None:
+        """Raise an error in everybody who waits for an instance by this client."""
+        self._watcher.fail_instance(instance, error)
 
     async def _ending_on_record(self, instance: InstanceId) -> Ending | None:
         """Late reports may follow the end, so it is found from the back."""

@@ -24,6 +24,12 @@ class Watch:
         self._started: asyncio.Future[RecordedEvent] = loop.create_future()
         self._ended: asyncio.Future[RecordedEvent] = loop.create_future()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether waiting on it was in vain, so that it will see nothing more."""
+        ended = self._ended
+        return ended.done() and not ended.cancelled() and ended.exception() is not None
+
     async def started(self) -> RecordedEvent:
         """The first event of the instance."""
         return await asyncio.shield(self._started)
@@ -92,6 +98,12 @@ class Watcher:
             raise
         finally:
             self.fail(error)
+
+    def fail_instance(self, instance: InstanceId, error: BaseException) -> None:
+        """Waiting for one instance is in vain: tell everybody who does."""
+        watch = self._watches.pop(instance.stream, None)
+        if watch is not None:
+            watch.fail(error)
 
     def fail(self, error: BaseException) -> None:
         """Waiting is in vain from now on: tell everybody who does."""

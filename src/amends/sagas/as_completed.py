@@ -1,4 +1,4 @@
-"""Two repairs to asyncio, for loops that are replayed; everybody else sees no difference.
+"""Three repairs to asyncio, for loops that are replayed; everybody else sees no difference.
 
 asyncio keeps futures in sets in some places. A set iterates in the order of its members' hashes;
 by default these are their addresses, so the order differs from replay to replay. This is where it
@@ -22,6 +22,11 @@ matters, as read in `Lib/asyncio` of CPython 3.11.7, 3.12.1, 3.13.0 (of 3.14: `t
   (`sys.set_asyncgen_hooks` in `base_events.py`): a loop without them of its own leaves the closing
   to the loop around it, outside the saga.
 
+The third repair has nothing to do with order. Up to 3.12, a `TaskGroup` whose member fails while
+the group is waiting at its end cancels its parent and never takes that back: `cancelling()` stays
+above 0. A later `asyncio.timeout` around it then takes its own cancellation for somebody else's,
+and raises CancelledError in place of TimeoutError. 3.13 counts right.
+
 Not repairable here: a newer Python may let a task come to its turn earlier or later than an older
 one. `wait_for` ran its coroutine in a task of its own until 3.11, and runs it in place since 3.12.
 A saga in which several branches race may therefore take its decisions in another order under
@@ -33,7 +38,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from asyncio import events, tasks
+import sys
+from asyncio import TaskGroup, events, tasks
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -41,7 +47,7 @@ _INSTALLED: Final = "_amends_keeps_order"
 
 
 def install() -> None:
-    """Put the repairs in place, for `asyncio.as_completed` and `asyncio.tasks.as_completed`.
+    """Put the repairs in place, for `asyncio` and for its modules `tasks` and `taskgroups`.
 
     Doing it again changes nothing. A module that did `from asyncio import as_completed` before
     has kept the original; the lint finds it there.
@@ -49,6 +55,8 @@ def install() -> None:
     for module in (asyncio, tasks):
         if not hasattr(module.as_completed, _INSTALLED):
             setattr(module, "as_completed", _in_order(module.as_completed))  # noqa: B010 - mypy
+    if sys.version_info < (3, 13) and not hasattr(TaskGroup.__aexit__, _INSTALLED):
+        setattr(TaskGroup, "__aexit__", _counting(TaskGroup.__aexit__))  # noqa: B010 - mypy
     gathering = getattr(tasks, "_GatheringFuture", None)
     if gathering is not None:
         gathering.__hash__ = _hash_of_gathering
@@ -77,6 +85,24 @@ def _in_order(original: Callable[..., Any]) -> Callable[..., Any]:
     setattr(as_completed, _INSTALLED, True)
     _originals.append(original)
     return as_completed
+
+
+def _counting(original: Callable[..., Any]) -> Callable[..., Any]:
+    """An `__aexit__` of TaskGroup that takes back, on a saga's loop, each cancel of its own."""
+
+    @functools.wraps(original)
+    async def leave(group: Any, *exc_info: Any) -> Any:
+        # What was asked for before, the original takes back.
+        had_cancelled = group._parent_cancel_requested
+        try:
+            return await original(group, *exc_info)
+        finally:
+            has_cancelled = group._parent_cancel_requested and not had_cancelled
+            if has_cancelled and getattr(group._loop, "is_saga_loop", False):
+                group._parent_task.uncancel()
+
+    setattr(leave, _INSTALLED, True)
+    return leave
 
 
 def _hash_of_gathering(future: Any) -> int:

@@ -33,12 +33,19 @@ from amends.errors import AmendsError, UsageError
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+ROUNDS_MAX: Final = 1_000_000
+"""Rounds of the event loop at one moment of virtual time, before it is a `Livelock`."""
+
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 """When virtual time begins, unless a test says otherwise."""
 
 
 class Deadlock(AmendsError):
     """Every task waits, and nothing is left in this event loop that could wake one."""
+
+
+class Livelock(AmendsError):
+    """The event loop goes round and round, and no time passes."""
 
 
 class VirtualClock:
@@ -87,7 +94,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     threads that the loop did not start itself it cannot see.
 
     When every task waits and neither time nor I/O could wake one, the loop raises `Deadlock`,
-    which names the tasks, instead of hanging.
+    which names the tasks, instead of hanging; and `Livelock` when no time passes any more.
     """
 
     def __init__(self, clock: VirtualClock | None = None) -> None:
@@ -155,10 +162,12 @@ class _TimeSkippingSelector(selectors.BaseSelector):
     def __init__(self, loop: VirtualTimeLoop) -> None:
         self._loop = loop
         self._real = selectors.DefaultSelector()
+        self._rounds = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = self._real.select(0)
         if ready or timeout == 0:
+            self._count_round()
             return ready
         if self._loop._threads_busy:
             return self._real.select(None)
@@ -166,12 +175,23 @@ class _TimeSkippingSelector(selectors.BaseSelector):
             return ready
         when = self._loop._next_timer()
         if when is not None:
-            self._loop.clock.elapsed_s = max(when, self._loop.clock.elapsed_s)
+            if when > self._loop.clock.elapsed_s:
+                self._loop.clock.elapsed_s = when
+                self._rounds = 0
             return ready
         # The loop itself listens on one socket, through which threads wake it.
         if len(self._real.get_map()) > 1:
             return self._real.select(None)
         raise self._loop._deadlock()
+
+    def _count_round(self) -> None:
+        self._rounds += 1
+        if self._rounds > ROUNDS_MAX:
+            self._rounds = 0
+            raise Livelock(
+                f"{ROUNDS_MAX:,} rounds of the event loop at {self._loop.clock.now().isoformat()}: "
+                "something is repeated without end, and without waiting in between"
+            )
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         return self._real.register(fileobj, events, data)

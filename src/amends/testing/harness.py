@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from itertools import count
@@ -43,11 +43,13 @@ from amends.app import App
 from amends.backend import Backend, memory_backend
 from amends.broker.port import DeadLetter
 from amends.client import Client, Handle
-from amends.domain.events import JournalEvent
-from amends.domain.ids import InstanceId
+from amends.domain.events import JournalEvent, SagaStalled
+from amends.domain.ids import JOURNAL_PREFIX, START, InstanceId
+from amends.errors import AmendsError
 from amends.sagas import journal
 from amends.sagas.definition import Saga
 from amends.settings import Settings
+from amends.stores.port import EventFilter
 from amends.testing.clock import VirtualClock, run_virtual, virtual_clock
 from amends.testing.crashes import CrashPoints
 from amends.testing.engines import EngineProcess
@@ -57,8 +59,18 @@ I = TypeVar("I")
 R = TypeVar("R")
 T = TypeVar("T")
 
+STALL_PATIENCE_S: Final = 3600.0
+"""How long an instance may be stalled until those who wait for it are told."""
+
 EVERY_TURN_REPLAYS: Final = Settings(store="memory://", cache_max=0)
 """The settings of a harness, unless it is given others: nothing is kept live between turns."""
+
+
+class Stalled(AmendsError):
+    """The instance that a test waits for is stalled: its code has a bug, or is not deterministic.
+
+    It would be tried again for ever, and no time is too long for a virtual clock.
+    """
 
 
 class Harness:
@@ -69,6 +81,8 @@ class Harness:
     `rates` and `seed` make the engine's store and broker unreliable. `points` counts what the
     first engine does and kills it once; another takes its place at once. With several, each kills
     an engine, one after another; the last one lives.
+
+    Waiting for an instance that stays stalled raises `Stalled`, with its traceback.
     """
 
     def __init__(
@@ -89,7 +103,8 @@ class Harness:
         self.processes: list[EngineProcess] = []
         """The engines that run."""
         self._cleanup = AsyncExitStack()
-        self._reviving: asyncio.Task[None] | None = None
+        self._helping: list[asyncio.Task[None]] = []
+        self._stalled: set[InstanceId] = set()
         self.clock: VirtualClock
         self.client: Client
         self._shared: Backend
@@ -98,8 +113,9 @@ class Harness:
         self.clock = virtual_clock()
         self._shared = memory_backend(self.clock)
         await self._use(self.app)
+        self._help(self._tell_of_stalls())
         if self._points:
-            self._reviving = asyncio.create_task(self._revive(list(self._points)))
+            self._help(self._revive(list(self._points)))
         await self.start_engine()
         return self
 
@@ -109,9 +125,9 @@ class Harness:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._reviving is not None:
-            self._reviving.cancel()
-            await asyncio.gather(self._reviving, return_exceptions=True)
+        for task in self._helping:
+            task.cancel()
+        await asyncio.gather(*self._helping, return_exceptions=True)
         if kind is None:
             await self.stop_engines()
         await self.crash()
@@ -156,6 +172,33 @@ class Harness:
         for points in in_store:
             await points.crashed()
             await self.restart()
+
+    # --- stalls
+
+    def _help(self, work: Coroutine[Any, Any, None]) -> None:
+        self._helping.append(asyncio.create_task(work))
+
+    async def _tell_of_stalls(self) -> None:
+        stalls = EventFilter((JOURNAL_PREFIX,), (SagaStalled.__name__,))
+        async for event in self._shared.store.subscribe(START, filter=stalls):
+            instance = InstanceId.of_stream(event.stream)
+            if instance is not None and instance not in self._stalled:
+                self._stalled.add(instance)
+                self._help(self._tell_of_stall(instance))
+
+    async def _tell_of_stall(self, instance: InstanceId) -> None:
+        """Nobody puts corrected code in its place while the test waits."""
+        while True:
+            await self.clock.advance(STALL_PATIENCE_S)
+            error = (await self.client.state(instance)).stalled
+            if error is None:
+                break
+            what = error.traceback or f"{error.type}: {error.message}"
+            self.client.stop_waiting(
+                instance,
+                Stalled(f"{instance} is stalled until corrected code runs (restart):\n{what}"),
+            )
+        self._stalled.discard(instance)
 
     # --- instances
 

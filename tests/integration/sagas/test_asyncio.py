@@ -187,6 +187,22 @@ def test_the_first_wins_and_the_others_are_cancelled(speeds: tuple[float, ...]) 
     assert run_body(body, speeds) == f"{order(speeds)[0]}1"
 
 
+def test_a_timeout_after_a_group_that_failed_is_a_timeout() -> None:
+    async def body(ctx: SagaContext, do: Do) -> str:
+        try:
+            async with asyncio.timeout(5):
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(do("b"))
+                except* Failure:
+                    await asyncio.sleep(100)
+        except TimeoutError:
+            return "in time"
+        return "too late"
+
+    assert run_body(body, b=[Refused("no")]) == "in time"
+
+
 # --- queues, locks and their kin
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 
 from amends import App, SagaContext, saga
 from amends.domain import events as e
 from amends.errors import StartUnconfirmed
-from amends.testing.clock import EPOCH
+from amends.testing.clock import EPOCH, Livelock
 from amends.testing.crashes import CrashPoints, crash_at_every_point
 from amends.testing.faults import FaultRates
-from amends.testing.harness import Harness, run_app
+from amends.testing.harness import EVERY_TURN_REPLAYS, Harness, Stalled, run_app
 from tests.integration.sagas.support import Late, Order, Receipt, World, app_of, every, names
 
 
@@ -135,3 +136,55 @@ def test_a_saga_survives_an_unreliable_store_and_broker(seed: int) -> None:
         return await harness.run(trip.saga, Order(n=1))
 
     assert run_app(trip.app, main, rates=rates, seed=seed) == Receipt(text="back1")
+
+
+@pytest.mark.virtual_time
+async def test_waiting_for_a_stalled_saga_raises_its_traceback_instead_of_going_on_for_ever() -> (
+    None
+):
+    @saga(name="it")
+    async def buggy(ctx: SagaContext, order: Order) -> str:
+        return order + 1  # type: ignore[operator,return-value]
+
+    @saga(name="it")
+    async def fixed(ctx: SagaContext, order: Order) -> str:
+        return "fixed"
+
+    async with Harness(app_of(buggy)) as harness:
+        handle = await harness.start(buggy, Order(n=1))
+        for _ in range(2):
+            with pytest.raises(Stalled, match=r"(?s)it/1 is stalled.*return order \+ 1"):
+                await handle.result()
+        await harness.restart(app_of(fixed))
+        assert await handle.result() == "fixed"
+
+
+@pytest.mark.virtual_time
+async def test_others_do_not_hear_of_it() -> None:
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> str:
+        if order.n:
+            raise TypeError("a bug")
+        await asyncio.sleep(1e6)
+        return "done"
+
+    async with Harness(app_of(it)) as harness:
+        await harness.start(it, Order(n=1))
+        assert await harness.run(it, Order(n=0)) == "done"
+
+
+def test_a_saga_that_repeats_itself_without_end_and_without_waiting_is_a_livelock() -> None:
+    world = World()
+    a = world.activity("a")
+
+    @saga
+    async def it(ctx: SagaContext, order: Order) -> None:
+        while True:
+            await ctx.do(a, order)
+
+    async def scenario(harness: Harness) -> None:
+        await harness.run(it, Order(n=1))
+
+    settings = EVERY_TURN_REPLAYS.model_copy(update={"cache_max": 10})
+    with patch("amends.testing.clock.ROUNDS_MAX", 10_000), pytest.raises(Livelock):
+        run_app(app_of(it, activities=[a]), scenario, settings=settings)

@@ -219,3 +219,51 @@ def test_gathered_futures_elsewhere_hash_as_ever() -> None:
         await future
 
     run(main(), replayed=False)
+
+
+async def fails() -> None:
+    await asyncio.sleep(0)
+    raise ValueError("no")
+
+
+async def group_that_fails_at_its_end() -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+    except* ValueError:
+        pass
+
+
+def test_a_group_that_failed_leaves_no_cancellation_behind_on_a_sagas_loop() -> None:
+    async def main() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        await group_that_fails_at_its_end()
+        return task.cancelling()
+
+    assert run(main()) == 0
+
+
+def test_a_timeout_around_a_group_that_failed_is_still_a_timeout_on_a_sagas_loop() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(0.01):
+            await group_that_fails_at_its_end()
+            await asyncio.get_running_loop().create_future()
+
+    with pytest.raises(TimeoutError):
+        run(main())
+
+
+def test_a_cancellation_from_outside_is_still_one_after_a_group_that_failed() -> None:
+    async def main() -> None:
+        await group_that_fails_at_its_end()
+        await asyncio.get_running_loop().create_future()
+
+    async def outer() -> bool:
+        task = asyncio.ensure_future(main())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert run(outer())
