@@ -31,7 +31,14 @@ class Settings(BaseSettings):
     """Attempts that run at once for each activity queue, unless the application says otherwise."""
 
     cache_max: Annotated[int, Field(ge=0)] = 4096
-    """Live saga instances kept in memory."""
+    """Saga instances kept live in memory, some 8 KB each and what the saga's own variables take;
+    one that waits for many things at once counts for several.
+    """
+
+    cache_wait_s_per_event: Annotated[float, Field(ge=0)] = 10.0
+    """An instance that waits only for a timer is not kept live when the timer is due in more than
+    so many seconds for each event of its journal: reading it back then costs less than keeping it.
+    """
 
     inbox_limit: Annotated[int, Field(ge=1)] = 1000
     """Messages in hand for each inbox."""

@@ -13,6 +13,7 @@ from amends.activities.aggregates import Repositories
 from amends.activities.consumer import ActivityConsumer
 from amends.backend import Backend
 from amends.broker.topology import command_queue, inbox_queue
+from amends.sagas.cache import LiveCache
 from amends.sagas.orchestrator import Orchestrator
 from amends.settings import Settings
 
@@ -54,7 +55,10 @@ class Engine:
             clock=backend.clock,
             partitions=settings.partitions,
             inbox_limit=settings.inbox_limit,
-            cache_max=settings.cache_max,
+            cache=LiveCache(
+                places_max=settings.cache_max,
+                wait_s_per_event=settings.cache_wait_s_per_event,
+            ),
         )
         repositories = Repositories(backend.store)
         self._consumers = [

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 SKIPPED: Final = object()
 
 _TICK: Final = timedelta(microseconds=1)
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 ActivityMap = Mapping[str, Activity[Any, Any]]
 SagaMap = Mapping[str, "Saga[Any, Any]"]
@@ -157,6 +158,27 @@ class SagaExecution:
             self.loop.run_ready()
             released = True
         return released
+
+    # --- what is to be expected
+
+    @property
+    def waits(self) -> int:
+        """How many things the code waits for at present."""
+        return len(self._waiting) + len(self._conditions) + len(self.state.timers)
+
+    def next_due(self) -> datetime | None:
+        """The earliest moment at which something is due, if the code waits for nothing but time;
+        None if something may come at any moment.
+        """
+        if self._conditions or self.signals.is_listening:
+            return None
+        next_due = min(self.state.timers.values(), default=_NEVER)
+        for seq in self._waiting:
+            step = self.state.steps.get(seq)
+            if step is None or step.retry_at is None:
+                return None
+            next_due = min(next_due, step.retry_at)
+        return next_due
 
     # --- decisions
 

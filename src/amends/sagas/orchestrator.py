@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
@@ -34,6 +34,7 @@ from amends.errors import (
     StoreError,
     WrongExpectedVersion,
 )
+from amends.sagas.cache import LiveCache
 from amends.sagas.dispatch import Dispatcher
 from amends.sagas.execution import ActivityMap, SagaMap
 from amends.sagas.outside import outside_tasks
@@ -46,8 +47,8 @@ log = structlog.get_logger("amends.orchestrator")
 class Orchestrator:
     """Runs the sagas of one application over the inboxes of a broker.
 
-    `inbox_limit` bounds the messages in hand for each partition, `cache_max` the instances kept
-    live, `turn_messages_max` the messages that one turn takes.
+    `inbox_limit` bounds the messages in hand for each partition, `turn_messages_max` those that
+    one turn takes. `cache` keeps instances live between turns.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Orchestrator:
         clock: Clock,
         partitions: int = 1,
         inbox_limit: int = 1000,
-        cache_max: int = 4096,
+        cache: LiveCache,
         turn_messages_max: int = 100,
     ) -> None:
         self._store = store
@@ -70,10 +71,9 @@ class Orchestrator:
         self._clock = clock
         self._partitions = partitions
         self._inbox_limit = inbox_limit
-        self._cache_max = cache_max
         self._turn_messages_max = turn_messages_max
         self._turns = TurnTaker(sagas, activities, Dispatcher(partitions, activities))
-        self._cache: OrderedDict[InstanceId, Live] = OrderedDict()
+        self._cache = cache
         self._mail: dict[InstanceId, deque[Inbound]] = {}
         self._working: set[asyncio.Task[None]] = set()
         self._inboxes: list[Subscription] = []
@@ -97,8 +97,6 @@ class Orchestrator:
             await asyncio.gather(*self._working, return_exceptions=True)
             for inbox in self._inboxes:
                 await inbox.close()
-            for live in self._cache.values():
-                live.discard()
             self._cache.clear()
 
     async def stop(self) -> None:
@@ -187,7 +185,7 @@ class Orchestrator:
         self, instance: InstanceId, inbound: list[Inbound], *, may_be_new: bool
     ) -> Sequence[Inbound]:
         """Take one turn and commit it; what it left over comes back."""
-        live = self._cache.pop(instance, None)
+        live = self._cache.take(instance)
         was_cached = live is not None
         if live is None:
             live = await self._load(instance, inbound, may_be_new=may_be_new)
@@ -215,13 +213,7 @@ class Orchestrator:
                 instance=str(instance),
                 error=f"{type(live.bug).__name__}: {live.bug}",
             )
-        if live.execution is None or live.is_done or live.state.version < 0:
-            live.discard()
-            return
-        self._cache[instance] = live
-        while len(self._cache) > self._cache_max:
-            _, oldest = self._cache.popitem(last=False)
-            oldest.discard()
+        self._cache.put(live)
 
     async def _check_current(self, live: Live) -> None:
         """Raise WrongExpectedVersion if somebody else took a turn since the cache was filled.

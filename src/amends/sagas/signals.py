@@ -51,6 +51,11 @@ class SignalBox:
         self._receivers: dict[str, deque[asyncio.Future[Any]]] = {}
         self._handlers: dict[str, Callable[[Any], None]] = {}
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether the saga waits for a signal, or has a handler for one."""
+        return bool(self._handlers) or any(self._receivers.values())
+
     def put(self, name: str, payload: Any) -> None:
         """A signal arrived: to its handler, else to who waits longest, else it is kept."""
         if not self._hand_over(name, payload):
@@ -79,11 +84,14 @@ class SignalBox:
         if kept:
             return kept.popleft()
         future = self._loop.create_future()
-        self._receivers.setdefault(name, deque()).append(future)
+        receivers = self._receivers.setdefault(name, deque())
+        receivers.append(future)
         try:
             return await future
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
+            if future in receivers:
+                receivers.remove(future)
+            elif not future.cancelled():
                 payload = future.result()
                 if not self._hand_over(name, payload):
                     self._kept.setdefault(name, deque()).appendleft(payload)
