@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     shutdown_grace_s: Annotated[float, Field(ge=0)] = 30.0
     """How long running activities may take to finish when the engine is told to stop."""
 
+    calm_gc: bool = True
+    """While an engine runs, let Python's garbage collector look less often, and leave out what was
+    there before. For the whole process; false leaves it alone.
+    """
+
     @classmethod
     def of(cls, where: str | Path | Settings | None) -> Settings:
         """Settings from what `App.run` and `App.client` take: a file's path, a store's address,

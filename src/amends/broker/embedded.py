@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -151,7 +152,8 @@ class EmbeddedBroker:
         # What is in nobody's hands any more was acknowledged before, or was handed back.
         held = [item for item in acknowledged if item.state is State.HELD]
         write = Write(now, append, outgoing, [item.row for item in held])
-        return write.when_done(lambda write: self._written(write, messages, held))
+        write.finished = partial(self._written, messages, held)
+        return write
 
     def _outgoing(self, message: Message, now: int) -> Outgoing:
         kind, moment = MESSAGE, now
@@ -160,7 +162,7 @@ class EmbeddedBroker:
             kind = DELAYED if moment > now else LATE_MESSAGE
         return Outgoing(kind, self._queue(message.queue).base, moment, columns_of(message))
 
-    def _written(self, write: Write, messages: Sequence[Message], held: Sequence[Held]) -> None:
+    def _written(self, messages: Sequence[Message], held: Sequence[Held], write: Write) -> None:
         if write.error is not None:
             return
         for item in held:
@@ -242,7 +244,7 @@ class EmbeddedBroker:
             return
         task = Task(rows.hand_back(held, self._database.now_us(), received=received))
 
-        def finished() -> None:
+        def finished(task: Task) -> None:
             for item in held if task.error is None else ():
                 item.settle(State.RETURNED)
 
@@ -257,7 +259,7 @@ class EmbeddedBroker:
             return
         task = Task(rows.bury(held, self._database.now_us(), reason, detail))
 
-        def finished() -> None:
+        def finished(task: Task) -> None:
             if task.error is None:
                 held.settle(State.DONE)
 
@@ -338,7 +340,7 @@ class EmbeddedBroker:
         """
         task = Task(run)
 
-        task.finished = self._look_everywhere
+        task.finished = lambda _: self._look_everywhere()
         await self._database.writer.submit(task)
         moved: int = task.result
         return moved

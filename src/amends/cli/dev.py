@@ -27,7 +27,7 @@ from amends.cli.opening import run, settings_of
 from amends.cli.options import AppName, Db, Json
 from amends.cli.output import emit, show
 from amends.settings import Settings
-from amends.worker import Engine, calm_garbage_collector
+from amends.worker import Engine
 
 router = typer.Typer()
 log = structlog.get_logger("amends.dev")
@@ -48,7 +48,6 @@ def dev(
     configure_logs(log_level)
     application = load_app(app)
     settings = settings_of(db)
-    calm_garbage_collector()
     run(_serve(app, application, settings, json=json))
 
 

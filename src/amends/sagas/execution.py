@@ -134,6 +134,9 @@ class SagaExecution:
             self.loop.discard()
         self._waiting.clear()
         self._conditions.clear()
+        # They and the execution hold one another: without them it is freed at once, and does not
+        # wait for the garbage collector.
+        del self.loop, self.ending, self.compensation, self.signals
 
     def _run(self) -> None:
         self.loop.begin_activation()
@@ -238,6 +241,7 @@ class SagaExecution:
             return await future
         finally:
             self._waiting.pop(seq, None)
+            del future  # its error has a traceback, which has this frame
 
     def emit(self, event: BaseModel) -> None:
         """See `SagaContext.emit`."""

@@ -42,15 +42,15 @@ class Outgoing(NamedTuple):
 class Work:
     """Something for the writer to do, and how its end is told.
 
-    `finished` is called in the event loop, in commit order, even if nobody waits any more; it
-    looks at `error`. `bytes` bounds what waits in memory.
+    `finished` is called with it in the event loop, in commit order, even if nobody waits any more;
+    it looks at `error`. `bytes` bounds what waits in memory.
     """
 
     __slots__ = ("bytes", "error", "finished", "future")
 
     def __init__(self, bytes: int) -> None:
         self.bytes = bytes + WORK_COST_MIN
-        self.finished: Callable[[], None] | None = None
+        self.finished: Callable[[Any], None] | None = None
         self.error: BaseException | None = None
         self.future: asyncio.Future[None] | None = None
 
@@ -81,11 +81,6 @@ class Write(Work):
         self.acknowledged = acknowledged
         self.appended: Appended | None = None
         self.first_place: int | None = None
-
-    def when_done(self, tell: Callable[[Write], None]) -> Write:
-        """Have this called in the event loop when it is committed or has failed."""
-        self.finished = lambda: tell(self)
-        return self
 
 
 class StreamHead(NamedTuple):

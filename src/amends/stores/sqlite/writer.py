@@ -160,7 +160,7 @@ class Writer:
         for work in works:
             self._pending_bytes -= work.bytes
             if work.finished is not None:
-                work.finished()
+                work.finished(work)
             appended = appended or (isinstance(work, Write) and work.append is not None)
             future = work.future
             if future is None or future.done():
