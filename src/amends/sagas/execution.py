@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import Context, copy_context
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +30,7 @@ from amends.errors import (
 )
 from amends.sagas import guard
 from amends.sagas.compensation import Compensation
+from amends.sagas.conditions import Conditions
 from amends.sagas.context import SagaContext
 from amends.sagas.ending import Ending
 from amends.sagas.loop import SagaFuture, SagaLoop
@@ -57,28 +58,6 @@ class SagaBug(Exception):
         self.cause = cause
 
 
-class _Condition:
-    """What somebody in the saga waits for, looked at with the context variables of its task."""
-
-    __slots__ = ("_context", "_holds", "future")
-
-    def __init__(self, holds: Callable[[], bool], future: SagaFuture[None]) -> None:
-        self._holds = holds
-        self._context = copy_context()
-        self.future = future
-
-    def look(self) -> bool:
-        """Wake who waits, if it holds, or if looking fails: then with the error."""
-        try:
-            holds = self._context.run(self._holds)
-        except Exception as error:
-            self.future.set_exception(error)
-            return True
-        if holds:
-            self.future.set_result(None)
-        return holds
-
-
 class SagaExecution:
     """The saga's code in flight, with the state that its journal gives. One thread, no awaits."""
 
@@ -99,7 +78,7 @@ class SagaExecution:
         self.context = Context()
         self._seq = 0
         self._waiting: dict[int, SagaFuture[Any]] = {}
-        self._conditions: list[_Condition] = []
+        self._conditions = Conditions()
         self._turn = guard.saga_turn()
         self.signals = SignalBox(self.loop, self.context)
 
@@ -142,27 +121,12 @@ class SagaExecution:
         self.loop.begin_activation()
         with self._turn as turn:
             self.loop.run_ready()
-            while self._conditions and self._release_conditions():
+            while self._conditions and self._conditions.release(self.loop):
                 pass
         if turn.refusal is not None:
             raise SagaBug(turn.refusal)
         if self.loop.errors:
             raise SagaBug(self.loop.errors[0])
-
-    def _release_conditions(self) -> bool:
-        """Wake who waits for what holds now, one after the other: what the first one does may
-        take from the next what it waits for.
-        """
-        released = False
-        for condition in list(self._conditions):
-            if not condition.future.done() and not condition.look():
-                continue
-            self._conditions.remove(condition)
-            self.loop.run_ready()
-            released = True
-        return released
-
-    # --- what is to be expected
 
     @property
     def waits(self) -> int:
@@ -269,10 +233,7 @@ class SagaExecution:
     def wait_until(self, condition: Callable[[], bool]) -> Awaitable[None]:
         """See `SagaContext.wait_until`."""
         self._check_alive()
-        waiting = _Condition(condition, self.loop.create_future())
-        if not waiting.look():
-            self._conditions.append(waiting)
-        return waiting.future
+        return self._conditions.add(condition, self.loop.create_future())
 
     async def sleep_until(self, when: datetime) -> None:
         """See `SagaContext.sleep_until`."""
