@@ -7,6 +7,7 @@ journal, which is the only truth; there are no replies that could be lost.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, overload
@@ -19,7 +20,7 @@ from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import InstanceId, check_name
 from amends.domain.payload import Payload
-from amends.domain.status import AFTER_THE_END, Ending, Status, ending_of
+from amends.domain.status import Ending, Status, ending_of, may_follow_the_end
 from amends.domain.unique import new_id
 from amends.errors import (
     ActionRefused,
@@ -190,10 +191,10 @@ class Handle(Generic[R]):
         )
 
     async def _act(self, verb: str, message: type[m.EngineMessage], **fields: Any) -> None:
-        state = await self.state()
-        if state.final is not None:
+        ending = await self._client.ending(self.instance)
+        if ending is not None:
             raise ActionRefused(
-                f"{self.instance} has ended {state.final}: there is nothing to {verb}"
+                f"{self.instance} has ended {ending.status}: there is nothing to {verb}"
             )
         await self._client.send(message(saga=self.instance.saga, id=self.instance.id, **fields))
 
@@ -333,6 +334,22 @@ class Client:
         """Where an instance stands, by its journal. Raises InstanceNotFound."""
         return fold(instance, await self.journal(instance))
 
+    async def ending(self, instance: InstanceId) -> Ending | None:
+        """How an instance ended, by its journal; None while it goes on. Raises InstanceNotFound.
+
+        Late reports may follow the end, so it is found from the back; however long the journal
+        is, only what may follow an end is read.
+        """
+        before: int | None = None
+        read = self.backend.store.read_backwards
+        while page := await read(instance.stream, start=before, limit=20):
+            for event in map(journal.decode, page):
+                ending = ending_of(event)
+                if ending is not None or not may_follow_the_end(event):
+                    return ending
+            before = page[-1].version - 1
+        raise InstanceNotFound(f"{instance} was never started here")
+
     async def wait_for_start(self, instance: InstanceId, timeout: float | None) -> None:
         """Wait until an instance stands in its journal. Raises TimeoutError."""
         watch = await self._watcher.watch(instance)
@@ -349,9 +366,10 @@ class Client:
         """
         if watch is None or watch.has_failed:
             watch = await self._watcher.watch(instance)
-            ending = await self._ending_on_record(instance)
-            if ending is not None:
-                return ending
+            with suppress(InstanceNotFound):  # it may not have begun
+                ending = await self.ending(instance)
+                if ending is not None:
+                    return ending
         async with asyncio.timeout(timeout):
             last = ending_of(journal.decode(await watch.ended()))
         assert last is not None
@@ -360,20 +378,6 @@ class Client:
     def stop_waiting(self, instance: InstanceId, error: Exception) -> None:
         """Raise an error in everybody who waits for an instance by this client."""
         self._watcher.fail_instance(instance, error)
-
-    async def _ending_on_record(self, instance: InstanceId) -> Ending | None:
-        """Late reports may follow the end, so it is found from the back."""
-        store = self.backend.store
-        before: int | None = None
-        while page := await store.read_backwards(instance.stream, start=before, limit=20):
-            for record in page:
-                ending = ending_of(journal.decode(record))
-                if ending is not None:
-                    return ending
-            if page[-1].version == 0 or page[-1].type not in AFTER_THE_END:
-                return None
-            before = page[-1].version - 1
-        return None
 
     # --- sending
 

@@ -70,21 +70,26 @@ def ending_of(event: e.JournalEvent) -> Ending | None:
     return None
 
 
-#: What a journal may hold after its final event: late reports, and the undos they ask for.
-AFTER_THE_END: Final = frozenset(
-    cls.__name__
-    for cls in (
-        e.StepReportedLate,
-        e.StepScheduled,
-        e.StepCompleted,
-        e.StepAttemptFailed,
-        e.StepRetried,
-        e.StepAbandoned,
-        e.StepFailed,
-        e.StepUnknown,
-        e.StepParked,
-        e.StepResolved,
-        e.SagaStalled,
-        e.SagaResumed,
-    )
+_AFTER_THE_END: Final = (
+    e.StepReportedLate,
+    e.StepScheduled,
+    e.StepCompleted,
+    e.StepAttemptFailed,
+    e.StepRetried,
+    e.StepAbandoned,
+    e.StepFailed,
+    e.StepUnknown,
+    e.StepParked,
+    e.StepResolved,
+    e.SagaStalled,
+    e.SagaResumed,
 )
+
+
+def may_follow_the_end(event: e.JournalEvent) -> bool:
+    """Whether a journal may hold the event after its final one: late reports, and the undos that
+    they ask for, but nothing that only a running saga decides or takes in.
+    """
+    if isinstance(event, e.StepScheduled):
+        return event.kind is not e.StepKind.STEP
+    return isinstance(event, _AFTER_THE_END)

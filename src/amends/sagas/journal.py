@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final
@@ -26,7 +27,7 @@ JOURNAL_SCHEMA: Final = 1
 EMITTED_SEQ: Final = "seq"
 
 _BY_NAME: Final = {cls.__name__: cls for cls in e.JOURNAL_EVENTS}
-_SCHEMA_MARK: Final = f'"{SCHEMA_VERSION}":{JOURNAL_SCHEMA},'.encode()
+_HAS_OUR_SCHEMA: Final = re.compile(f'"{SCHEMA_VERSION}":{JOURNAL_SCHEMA}[,}}]'.encode()).search
 
 RESERVED_TYPES: Final = frozenset(_BY_NAME)
 """Type names that a user's own events cannot have."""
@@ -93,7 +94,7 @@ def decode(record: RecordedEvent) -> e.JournalEvent:
     try:
         if cls is None:
             return _decode_emitted(record)
-        if _SCHEMA_MARK not in record.metadata:
+        if not _HAS_OUR_SCHEMA(record.metadata):
             _check_schema(record)
         event: e.JournalEvent = cls.__pydantic_validator__.validate_json(record.data)
         return event

@@ -64,7 +64,7 @@ def without(index: int) -> Callable[[list[RecordedEvent]], list[RecordedEvent]]:
     return lambda records: [r for r in records if r.version != index]
 
 
-NEWER = encode_metadata(correlation_id="c", causation_id="c", schema_version=99)
+NEWER = encode_metadata(correlation_id="c", causation_id="c", schema_version=10)
 
 SPOILED: dict[str, tuple[Callable[[list[RecordedEvent]], list[RecordedEvent]], Any, str]] = {
     "its beginning is missing": (
