@@ -178,6 +178,7 @@ class SagaLoop(asyncio.AbstractEventLoop):
                     continue  # it awaits something on its way out, and is asked again
                 except (Exception, asyncio.CancelledError, GeneratorExit, SystemExit):
                     break
+            _let_go(task)
 
     def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         """An async generator was left early: what it has in `finally` belongs to the saga."""
@@ -283,6 +284,22 @@ class SagaLoop(asyncio.AbstractEventLoop):
 
 def _is_unheard(task: asyncio.Task[Any]) -> bool:
     return task.done() and bool(task._log_traceback)
+
+
+def _let_go(task: Any) -> None:
+    """A task that will never run again, what it awaits, and who wants to know of its end hold one
+    another, and would wait for the garbage collector.
+    """
+    awaited = task._fut_waiter
+    if awaited is not None:
+        awaited.cancel()
+        _forget_callbacks(awaited)
+    _forget_callbacks(task)
+
+
+def _forget_callbacks(future: Any) -> None:
+    for callback, _ in future._callbacks or ():
+        future.remove_done_callback(callback)
 
 
 def _refuse(name: str) -> Callable[..., NoReturn]:
