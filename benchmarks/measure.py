@@ -47,6 +47,13 @@ class Figures:
     """From the start of the new process until its engine runs."""
     recovered_s: float | None = None
     """From the start of the new process until every saga is done."""
+    answered_s: float | None = None
+    """From the start of the new process until it has done a saga that was started then."""
+    answered_after_kill_s: float | None = None
+    """The same after a SIGKILL while much was going on."""
+    woken_s: float | None = None
+    """From the start of the new process until all that was due had woken and ended."""
+    file_per_sleeper_bytes: float | None = None
     steps_twice: float | None = None
     others_cpus: float | None = None
     """CPUs that other programs kept busy meanwhile, on average: the noise."""

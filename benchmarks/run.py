@@ -28,6 +28,8 @@ from rich.table import Table
 
 from benchmarks.measure import CheckFailed, Figures, is_in_memory, summary
 from benchmarks.recovery import N, recover
+from benchmarks.restart import N as SLEEPERS
+from benchmarks.restart import restart
 from benchmarks.workloads import WORKLOADS, Workload
 
 Run = Callable[[Path, float], Figures]
@@ -39,6 +41,7 @@ def runs() -> dict[str, Run]:
     """Everything that can be run, by its key."""
     return {
         **{workload.key: partial(_in_child, workload) for workload in WORKLOADS},
+        "W5/restart": lambda folder, scale: restart(folder, max(1, round(SLEEPERS * scale))),
         "W6/0": partial(_recover, 0.0),
         "W6/1": partial(_recover, 1.0),
     }
@@ -65,15 +68,18 @@ def _recover(killed_after_s: float, folder: Path, scale: float) -> Figures:
 def chosen(words: str) -> dict[str, Run]:
     """The runs that words name, by name or key. Raises SystemExit for one that names none."""
     known = runs()
-    wanted = words.upper().split()
+    wanted = words.lower().split()
     for word in wanted:
-        if not any(word in (key, key.partition("/")[0]) for key in known):
+        if not any(word in _names(key) for key in known):
             raise SystemExit(f"no workload {word!r}; there are: {' '.join(known)}")
     return {
-        key: run
-        for key, run in known.items()
-        if not wanted or key in wanted or key.partition("/")[0] in wanted
+        key: run for key, run in known.items() if not wanted or not _names(key).isdisjoint(wanted)
     }
+
+
+def _names(key: str) -> set[str]:
+    """What a run is called: by its key, or by what stands before the slash."""
+    return {key.lower(), key.partition("/")[0].lower()}
 
 
 def folder_on_disk() -> str:
@@ -114,6 +120,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         "p99 ms": "p99_ms",
         "CPU s": "cpu_s_per_1000",
         "bytes a sleeper": "rss_per_sleeper_bytes",
+        "answered s": "answered_s",
         "recovered s": "recovered_s",
         "steps twice": "steps_twice",
         "others' CPUs": "others_cpus",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from datetime import datetime
 from functools import cache
 from typing import Final
 
@@ -114,6 +115,12 @@ async def sleep(ctx: SagaContext) -> str:
     return "woke"
 
 
+@saga
+async def nap(ctx: SagaContext, until: datetime) -> str:
+    await ctx.sleep_until(until)
+    return "woke"
+
+
 # --- W6 recovery
 
 
@@ -146,6 +153,6 @@ async def recover(ctx: SagaContext) -> str:
 
 
 app = App(
-    sagas=[transfer, compensate, chain10, fanout, sleep, recover],
+    sagas=[transfer, compensate, chain10, fanout, sleep, nap, recover],
     activities=[withdraw, deposit, refuse, plus, before, after],
 )
