@@ -273,9 +273,15 @@ class SagaCancelled(OutputEvent):
 
 
 class SagaStalled(Note):
-    """The saga's code is wrong: nothing is compensated; it is tried again with backoff."""
+    """The saga's code is wrong: nothing is compensated; it is tried again with backoff.
+
+    `since` is the version of the first event whose decisions are not on record, and those of
+    what follows are not either: they come when the saga goes on. It is None on further notes
+    about the same stall.
+    """
 
     error: ErrorInfo
+    since: int | None = None
 
 
 class SagaResumed(Note):

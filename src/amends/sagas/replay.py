@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_json
 
@@ -24,6 +24,10 @@ from amends.sagas.state import InstanceState
 
 if TYPE_CHECKING:
     from amends.sagas.definition import Saga
+
+_INPUTS: Final = frozenset(
+    cls.__name__ for cls in e.JOURNAL_EVENTS if issubclass(cls, e.InputEvent)
+)
 
 
 def fold(instance: InstanceId, records: Sequence[RecordedEvent]) -> InstanceState:
@@ -49,23 +53,31 @@ def replay(
     """Bring an execution to where its journal ends.
 
     Its `decisions` then holds those that the code has taken and the journal lacks: none, unless
-    the instance had stalled.
+    the instance is stalled, and then only what follows from inputs that came since.
 
     Raises DeterminismError, SagaBug (what the code raised), InvalidJournal, DecodeError.
     """
     journal.check_sequence(records)
     execution = SagaExecution(definition, InstanceState(instance), activities)
+    stalls = _stalls(records)
+    is_stalled = False
     try:
         for record in records:
             event = journal.decode(record)
+            stalls_here = record.version in stalls
+            if not is_stalled and (stalls_here or isinstance(event, e.InputEvent)):
+                _check_nothing_more(execution, at_end=False)
+            is_stalled = is_stalled or stalls_here
             if isinstance(event, e.OutputEvent):
                 _confirm(execution, event)
             elif isinstance(event, e.InputEvent):
                 execution.feed(event)
             else:
                 execution.state.apply(event)
+                is_stalled = is_stalled and not isinstance(event, e.SagaResumed)
             _note_record(execution.state, record, event)
-        _check_nothing_more(execution)
+        if not is_stalled:
+            _check_nothing_more(execution, at_end=True)
     except BaseException:
         execution.discard()
         raise
@@ -80,10 +92,31 @@ def _note_record(state: InstanceState, record: RecordedEvent, event: e.JournalEv
         state.message_marks.add(journal.mark_of(record.id))
 
 
-def _check_nothing_more(execution: SagaExecution) -> None:
-    if execution.decisions and execution.state.stalled is None:
+def _stalls(records: Sequence[RecordedEvent]) -> set[int]:
+    """Where stalls begin: the versions from which on decisions are not on record."""
+    found: set[int] = set()
+    for index, record in enumerate(records):
+        if record.type != e.SagaStalled.__name__:
+            continue
+        note = journal.decode(record)
+        assert isinstance(note, e.SagaStalled)
+        if note.since is not None:
+            found.add(note.since)
+            continue
+        # A further note, within its stall; or an older engine wrote it, which broke at one of
+        # the inputs before it.
+        first = index
+        while first > 0 and records[first - 1].type in _INPUTS:
+            first -= 1
+        found.add(records[first].version)
+    return found
+
+
+def _check_nothing_more(execution: SagaExecution, *, at_end: bool) -> None:
+    if execution.decisions:
         wanted = execution.decisions[0]
-        raise DeterminismError(str(execution.instance), None, "nothing more", describe(wanted))
+        seq = None if at_end else wanted.seq
+        raise DeterminismError(str(execution.instance), seq, "nothing more", describe(wanted))
 
 
 def _confirm(execution: SagaExecution, recorded: e.OutputEvent) -> None:

@@ -222,6 +222,8 @@ class _Work:
         self.ids: list[UUID] = []
         self.refused: list[tuple[Delivery, str]] = []
         self.redrives = False
+        self._decided = 0
+        """Events whose decisions stand behind them; the code broke at the one that follows."""
         self._fresh = new_id_block()
 
     def resume(self) -> None:
@@ -267,6 +269,7 @@ class _Work:
             try:
                 live.execution.feed(event)
             except SagaBug as bug:
+                self._decided = len(self.events) - 1
                 self._broke(admitted[number + 1 :], bug)
                 return False
             self._take_decisions(live.execution)
@@ -276,7 +279,10 @@ class _Work:
         """Put the stall on record, once for each error."""
         info = error_info(bug, with_traceback=True)
         known = self.live.state.stalled
-        if known is None or _essence(known) != _essence(info):
+        if known is None:
+            since = self.live.state.version + 1 + self._decided
+            self._add(e.SagaStalled(at=self.now, error=info, since=since))
+        elif _essence(known) != _essence(info):
             self._add(e.SagaStalled(at=self.now, error=info))
 
     def _broke(self, rest: Sequence[e.InputEvent], bug: SagaBug) -> None:
