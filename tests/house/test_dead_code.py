@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.core import TyperGroup
 from vulture import Vulture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,7 @@ OVERRIDES: dict[str, type] = {
     "src/amends/sagas/loop.py": asyncio.BaseEventLoop,
     "src/amends/testing/clock.py": asyncio.BaseEventLoop,
     "src/amends/cli/output.py": Console,
+    "src/amends/cli/verbs.py": TyperGroup,
 }
 
 #: `path::name` -> who uses it although no code of ours names it.

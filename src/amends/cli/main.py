@@ -9,23 +9,19 @@ from typing import Annotated
 
 import typer
 
-from amends.cli import acting, checking, dead, dev, following, listing, showing, start
-from amends.cli.exits import EXIT_CODES_HELP, Group, leave, set_debug
+from amends.cli.exits import EXIT_CODES_HELP, leave, set_debug
 from amends.cli.logs import LogLevel, configure_logs
+from amends.cli.verbs import Root
 
 app = typer.Typer(
     name="amends",
-    cls=Group,
+    cls=Root,
     no_args_is_help=True,
     epilog=EXIT_CODES_HELP,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# In the order of the help.
-for module in (dev, start, listing, showing, acting, following, checking):
-    app.add_typer(module.router)
-app.add_typer(dead.router)
 
 
 def _print_version(wanted: bool) -> None:
