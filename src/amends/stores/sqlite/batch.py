@@ -23,8 +23,9 @@ from amends.stores.sqlite.schema import (
     STREAM,
 )
 
-#: Streams whose version is kept in memory; some 200 bytes each.
-STREAMS_KNOWN_MAX: Final = 50_000
+#: Streams whose version is kept in memory, some 300 bytes each; others are looked up, all those of
+#: a batch by one query.
+STREAMS_KNOWN_MAX: Final = 10_000
 WORK_COST_MIN: Final = 256
 
 
