@@ -78,7 +78,8 @@ class Handle(Generic[R]):
         """Wait for the saga's end, and give its result.
 
         `timeout` is in seconds; the saga goes on when it passes. An instance that has not begun,
-        as after `submit`, is waited for too; `state` tells whether it has.
+        as after `submit`, is waited for too, and so is one whose journal was removed, in vain;
+        `state` tells.
 
         Raises SagaNotCompleted (compensated, failed, cancelled or terminated), TimeoutError.
         """
@@ -241,7 +242,8 @@ class Client:
 
         Starting again under an `id` with the same input gives the same instance, so that a
         caller who does not know whether a start got through can repeat it. Without an `id` the
-        instance gets a random one.
+        instance gets a random one. After its journal was removed (a retention, `amends purge`),
+        a start under its id is no repeat: it makes A NEW INSTANCE, which does everything again.
 
         Raises InvalidPayload, PayloadTooLarge, NotRegistered, UsageError (a bad id),
         StartConflict (the id exists with another input), StartUnconfirmed (it is durable, but
@@ -327,7 +329,7 @@ class Client:
         """The events of an instance. Raises InstanceNotFound."""
         records = await self.backend.store.read(instance.stream)
         if not records:
-            raise InstanceNotFound(f"{instance} was never started here")
+            raise InstanceNotFound(instance)
         return records
 
     async def state(self, instance: InstanceId) -> InstanceState:
@@ -348,7 +350,7 @@ class Client:
                 if ending is not None or not may_follow_the_end(event):
                     return ending
             before = page[-1].version - 1
-        raise InstanceNotFound(f"{instance} was never started here")
+        raise InstanceNotFound(instance)
 
     async def wait_for_start(self, instance: InstanceId, timeout: float | None) -> None:
         """Wait until an instance stands in its journal. Raises TimeoutError."""

@@ -249,7 +249,10 @@ class InstanceError(AmendsError):
 
 
 class InstanceNotFound(InstanceError):
-    """No instance of that name has been started."""
+    """No instance of that name has been started, or its journal was removed since."""
+
+    def __init__(self, instance: object) -> None:
+        super().__init__(f"{instance} was never started here, or its journal was removed since")
 
 
 class StartConflict(InstanceError):

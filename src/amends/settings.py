@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,12 @@ class Settings(BaseSettings):
     busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long to wait for a database that another process has locked."""
 
+    retention_days: Annotated[float, Field(ge=1 / 24)] | None = None
+    """How many days after its end the engine removes the journal of an instance, FOR GOOD: its
+    history, the domain events that it emitted, and the protection from starting its id again.
+    None (the default) keeps journals for ever.
+    """
+
     shutdown_grace_s: Annotated[float, Field(ge=0)] = 30.0
     """How long running activities may take to finish when the engine is told to stop."""
 
@@ -65,6 +72,11 @@ class Settings(BaseSettings):
             return cls()
         text = str(where)
         return cls(store=text if "://" in text else f"sqlite:///{text}")
+
+    @property
+    def retention(self) -> timedelta | None:
+        """How long the journal of an instance is kept after its end; None for ever."""
+        return None if self.retention_days is None else timedelta(days=self.retention_days)
 
     @property
     def sqlite_path(self) -> Path:

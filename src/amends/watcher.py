@@ -30,6 +30,11 @@ class Watch:
         ended = self._ended
         return ended.done() and not ended.cancelled() and ended.exception() is not None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has nothing more to see."""
+        return self._ended.done()
+
     async def started(self) -> RecordedEvent:
         """The first event of the instance."""
         return await asyncio.shield(self._started)
@@ -69,7 +74,8 @@ class Watcher:
         await self._follow()
         stream = instance.stream
         watch = self._watches.get(stream)
-        if watch is None:
+        if watch is None or watch.is_over:
+            # Of one that ended, the journal tells; or it was removed, and another may begin.
             watch = self._watches[stream] = Watch()
         return watch
 

@@ -16,6 +16,7 @@ from amends.backend import Backend
 from amends.broker.topology import command_queue, inbox_queue
 from amends.sagas.cache import LiveCache
 from amends.sagas.orchestrator import Orchestrator
+from amends.sagas.retention import Retention
 from amends.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ class Engine:
             )
             for queue in app.queues
         ]
+        self._retention: Retention | None = None
+        if settings.retention is not None:
+            self._retention = Retention(backend.store, backend.clock, settings.retention)
+        self._retaining: list[asyncio.Task[None]] = []
         self._consuming: list[asyncio.Task[None]] = []
         self._orchestrating: asyncio.Task[None] | None = None
         self._collector: AbstractContextManager[None] = (
@@ -102,6 +107,8 @@ class Engine:
         self._collector.__enter__()
         self._orchestrating = asyncio.create_task(self._orchestrator.run())
         self._consuming = [asyncio.create_task(consumer.run()) for consumer in self._consumers]
+        if self._retention is not None:
+            self._retaining = [asyncio.create_task(self._retention.run())]
         await asyncio.sleep(0)
         log.info("engine_started", queues=list(self._queues))
         return self
@@ -116,7 +123,7 @@ class Engine:
         try:
             if kind is None:
                 await self._stop_gracefully()
-            everything = [self._orchestrating, *self._consuming]
+            everything = [self._orchestrating, *self._consuming, *self._retaining]
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
@@ -127,9 +134,8 @@ class Engine:
     async def failed(self) -> None:
         """Return or raise when a part of the engine ends by itself, which it should not."""
         assert self._orchestrating is not None
-        done, _ = await asyncio.wait(
-            [self._orchestrating, *self._consuming], return_when=asyncio.FIRST_COMPLETED
-        )
+        parts = [self._orchestrating, *self._consuming, *self._retaining]
+        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
 

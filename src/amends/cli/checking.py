@@ -20,7 +20,7 @@ from amends.client import Client
 from amends.domain.envelope import RecordedEvent
 from amends.domain.events import OutputEvent
 from amends.domain.ids import InstanceId
-from amends.errors import AmendsError, DeterminismError
+from amends.errors import AmendsError, DeterminismError, InstanceNotFound
 from amends.projections.sagas import newest_first
 from amends.sagas import journal
 from amends.sagas.execution import SagaBug
@@ -76,7 +76,12 @@ async def _replay_wanted(
     async with looking(db, app) as client:
         with busy("replaying"):
             async for instance in _instances(client, wanted, saga):
-                records = await client.journal(instance)
+                try:
+                    records = await client.journal(instance)
+                except InstanceNotFound:
+                    if wanted is not None:
+                        raise
+                    continue  # removed since it was listed
                 verdict = await outside_tasks(lambda: judge(app, instance, records))  # noqa: B023
                 faults += bool(verdict.fault)
                 agreed += not verdict.fault

@@ -26,6 +26,7 @@ from amends.cli.logs import LogLevel, configure_logs
 from amends.cli.opening import run, settings_of
 from amends.cli.options import AppName, Db, Json
 from amends.cli.output import emit, show
+from amends.cli.render import span
 from amends.settings import Settings
 from amends.worker import Engine
 
@@ -127,11 +128,18 @@ def _announce(name: str, app: App, settings: Settings, *, json: bool) -> None:
                 "sagas": sorted(app.sagas),
                 "activities": sorted(app.activities),
                 "queues": bounds,
+                "retention_days": settings.retention_days,
             }
         )
     else:
         show(_banner(name, app, settings, bounds))
     sys.stdout.flush()
+
+
+def _kept(settings: Settings) -> str:
+    if settings.retention is None:
+        return "kept for ever"
+    return f"removed {span(settings.retention)} after the end of their sagas"
 
 
 def _banner(name: str, app: App, settings: Settings, bounds: dict[str, int]) -> Group:
@@ -144,6 +152,7 @@ def _banner(name: str, app: App, settings: Settings, bounds: dict[str, int]) -> 
         ("sagas", ", ".join(sorted(app.sagas)) or "none"),
         ("activities", ", ".join(sorted(app.activities)) or "none"),
         ("queues", queues or "none"),
+        ("journals", _kept(settings)),
         ("stop", "Ctrl-C finishes what runs; again stops at once"),
     ):
         facts.add_row(f"  {label}", Text(text))

@@ -13,12 +13,10 @@ from rich.text import Text
 from amends.broker.port import QueueDepth
 from amends.broker.topology import INBOX_PREFIX
 from amends.cli.opening import looking, run
-from amends.cli.options import Db, Json, parse_age
+from amends.cli.options import Db, Json, check_saga, parse_age
 from amends.cli.output import busy, clean, emit, note, show
 from amends.cli.render import span, stamp, state_of, state_text, table
-from amends.domain.ids import check_name
 from amends.domain.status import Status
-from amends.errors import UsageError
 from amends.projections.sagas import OpenStep, SagaSummary, newest_first
 
 router = typer.Typer()
@@ -53,7 +51,7 @@ def list_(
     An instance whose journal cannot be read is listed whatever its state may be.
     """
     if saga is not None:
-        _check_saga(saga)
+        check_saga(saga)
     age = None if older is None else parse_age(older)
     run(_list(set(state or ()), saga, age, limit, db=db, json=json))
 
@@ -149,13 +147,6 @@ def _step_json(step: OpenStep) -> dict[str, Any]:
         "retry_at": step.retry_at,
         "error": None if step.error is None else f"{step.error.type}: {step.error.message}",
     }
-
-
-def _check_saga(name: str) -> None:
-    try:
-        check_name("saga", name)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 # --- status

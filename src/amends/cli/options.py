@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic_core import from_json
 
-from amends.domain.ids import InstanceId
+from amends.domain.ids import InstanceId, check_name
 from amends.errors import UsageError
 
 AppName = Annotated[str, typer.Argument(metavar="APP", help="The application: module:attribute.")]
@@ -40,6 +40,14 @@ def parse_instance(name: str) -> InstanceId:
     """The instance that an argument names. Raises BadParameter."""
     try:
         return InstanceId.parse(name)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def check_saga(name: str) -> None:
+    """Raise BadParameter unless it can be the name of a saga."""
+    try:
+        check_name("saga", name)
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -29,6 +29,7 @@ MODULES: Final = {
     "events": "following",
     "replay": "checking",
     "reconcile": "checking",
+    "purge": "purging",
     "dead": "dead",
 }
 

@@ -139,6 +139,10 @@ class WakeSaga(EngineMessage):
     try_number: int = 0
 
 
+#: What the engine sends to an instance on its own, and nobody asked for. Not the report of a
+#: completed attempt: that an effect happened, somebody must hear of.
+OF_THE_ENGINE: Final = (ReportFailed, RetryStep, ExpireStep, FireTimer, WakeSaga)
+
 _BY_NAME: Final[dict[str, type[EngineMessage]]] = {
     cls.__name__: cls
     for cls in (

@@ -241,7 +241,8 @@ async def newest_first(
             and (started_before is None or record.recorded_at < started_before)
         ]
         for summary in await asyncio.gather(*wanted):
-            yield summary
+            if summary.events:  # else its journal was removed since
+                yield summary
 
 
 async def summarise(store: EventStore, instance: InstanceId) -> SagaSummary:

@@ -23,7 +23,7 @@ from amends.domain.backoff import back_off, backoff_s
 from amends.domain.clock import Clock
 from amends.domain.events import SagaStalled
 from amends.domain.ids import ExpectedVersion, InstanceId
-from amends.domain.messages import StartSaga, decode_message
+from amends.domain.messages import OF_THE_ENGINE, StartSaga, decode_message
 from amends.errors import (
     BrokerClosed,
     BrokerUnavailable,
@@ -244,8 +244,23 @@ class Orchestrator:
         if any(isinstance(item.message, StartSaga) for item in inbound):
             inbound.sort(key=lambda item: not isinstance(item.message, StartSaga))
             return self._turns.begin(instance)
-        await self._put_all_aside(inbound, "no such instance", f"{instance} was never started")
+        await self._refuse_all(instance, inbound)
         return None
+
+    async def _refuse_all(self, instance: InstanceId, inbound: list[Inbound]) -> None:
+        """There is no such instance. Of what the engine sent itself nobody need hear: it can only
+        be left over from an instance that has ended and whose journal was removed since.
+        """
+        left_over = [item.delivery for item in inbound if isinstance(item.message, OF_THE_ENGINE)]
+        if left_over:
+            log.info("message_left_over", instance=str(instance), count=len(left_over))
+            await self._broker.ack(left_over)
+        others = [item for item in inbound if not isinstance(item.message, OF_THE_ENGINE)]
+        await self._put_all_aside(
+            others,
+            "no such instance",
+            f"{instance} was never started, or its journal was removed since",
+        )
 
     async def _put_all_aside(self, inbound: list[Inbound], reason: str, detail: str) -> None:
         for item in inbound:

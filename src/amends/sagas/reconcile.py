@@ -77,6 +77,8 @@ async def _outstanding(
     if instance is None:
         return []
     records = await store.read(instance.stream)
+    if not records:
+        return []  # its journal was removed since: it had ended
     try:
         state = fold(instance, records)
     except (DecodeError, InvalidJournal) as error:

@@ -12,7 +12,14 @@ from amends.domain.clock import Clock
 from amends.domain.envelope import NewEvent, RecordedEvent
 from amends.domain.ids import ANY, NO_STREAM, START, STREAM_EXISTS, Position, StreamName
 from amends.errors import StoreClosed, UsageError, WrongExpectedVersion
-from amends.stores.port import EVERYTHING, Append, Appended, EventFilter
+from amends.stores.port import (
+    EVERYTHING,
+    Append,
+    Appended,
+    EventFilter,
+    Removal,
+    check_removals,
+)
 
 #: How many events a subscription passes on before it lets others run.
 SUBSCRIPTION_PAGE: Final = 100
@@ -22,7 +29,8 @@ class _Log:
     """What a real store would have on disk: it outlives the store objects that use it."""
 
     def __init__(self) -> None:
-        self.events: list[RecordedEvent] = []
+        #: By position; None is where an event was removed.
+        self.events: list[RecordedEvent | None] = []
         self.streams: dict[StreamName, list[RecordedEvent]] = {}
         self.changed = Bell()
 
@@ -109,7 +117,7 @@ class MemoryStore:
 
     def _select(self, indexes: range, filter: EventFilter, limit: int) -> list[RecordedEvent]:
         candidates = (self._log.events[index] for index in indexes)
-        wanted = (event for event in candidates if filter.matches(event.stream, event.type))
+        wanted = (e for e in candidates if e is not None and filter.matches(e.stream, e.type))
         return list(islice(wanted, limit))
 
     async def read_all_backwards(
@@ -155,6 +163,21 @@ class MemoryStore:
 
     def _end(self) -> Position:
         return Position(len(self._log.events) - 1)
+
+    async def remove(self, removals: Sequence[Removal]) -> list[StreamName]:
+        """See `EventStore.remove`."""
+        await asyncio.sleep(0)
+        self._check_open()
+        check_removals(removals)
+        return [removal.stream for removal in removals if self._remove(removal)]
+
+    def _remove(self, removal: Removal) -> bool:
+        stream = self._log.streams.get(removal.stream, [])
+        if removal.version != len(stream) - 1:
+            return False
+        for event in self._log.streams.pop(removal.stream):
+            self._log.events[event.position] = None
+        return True
 
     async def close(self) -> None:
         """See `EventStore.close`."""

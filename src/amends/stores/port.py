@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from amends.domain.envelope import NewEvent, RecordedEvent
 from amends.domain.ids import START, ExpectedVersion, Position, StreamName
+from amends.errors import UsageError
 
 
 class Append(NamedTuple):
@@ -22,6 +23,23 @@ class Appended(NamedTuple):
 
     version: int
     position: Position
+
+
+class Removal(NamedTuple):
+    """A stream to be removed whole, provided that its last event has this version."""
+
+    stream: StreamName
+    version: int
+
+
+def check_removals(removals: Sequence[Removal]) -> None:
+    """Raise UsageError for a removal that no store accepts: at no exact version."""
+    for removal in removals:
+        if removal.version < 0:
+            raise UsageError(
+                f"{removal.version} is no version of an event of {removal.stream!r}; nothing was "
+                "removed. Read the stream, and say how far you read"
+            )
 
 
 class EventFilter(NamedTuple):
@@ -44,7 +62,9 @@ EVERYTHING = EventFilter()
 
 
 class EventStore(Protocol):
-    """An append-only log of streams with one total order over all of them."""
+    """A log of streams with one total order over all of them. Events are appended and never
+    changed; they go only with their whole stream, and only when somebody removes it.
+    """
 
     async def append(self, append: Append) -> Appended:
         """Append events atomically and durably: when this returns, a crash keeps them.
@@ -101,7 +121,30 @@ class EventStore(Protocol):
         ...
 
     async def end(self) -> Position:
-        """The position of the last event, or START."""
+        """The position of the last event that was appended, removed or not; or START."""
+        ...
+
+    async def remove(self, removals: Sequence[Removal]) -> list[StreamName]:
+        """Remove streams for good, each whole or not at all; returns those that were removed.
+
+        A stream whose last event has another version is left as it is, and so is one that does
+        not exist: an append that comes first wins, and one that comes later meets no stream.
+        When this returns, a crash brings nothing back.
+
+        Readers of the log and subscriptions pass over what was removed; a stream that was read
+        meanwhile was read whole, or is empty. Positions are never used again. Names are: nothing
+        is remembered of the stream, so that an append at "no stream" makes a new one, from
+        version 0 on, even if it is a late retry of an append to the old one.
+
+        Streams in one call share a sync where the backend has such a thing: pass many, but no
+        more than others may wait for. EventStoreDB's is its stream delete at the current version
+        (the log then shows the events until it is scavenged, and the numbers of the new stream
+        go on behind the stream's `$tb`, which an adapter subtracts).
+
+        Raises UsageError for a version below 0, and otherwise what `append` raises, but for
+        WrongExpectedVersion. After an error all, some or none of the streams are gone; removing
+        them again is safe.
+        """
         ...
 
     async def close(self) -> None:

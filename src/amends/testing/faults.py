@@ -21,7 +21,7 @@ from amends.domain.clock import Clock
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import START, Position, StreamName
 from amends.errors import AppendOutcomeUnknown, BrokerUnavailable, StoreUnavailable
-from amends.stores.port import EVERYTHING, Append, Appended, EventFilter, EventStore
+from amends.stores.port import EVERYTHING, Append, Appended, EventFilter, EventStore, Removal
 from amends.testing.crashes import CrashPoints
 
 #: How many deliveries a consumer remembers, to repeat one of them later.
@@ -97,7 +97,7 @@ class Faults:
 
 
 class FaultyStore:
-    """An `EventStore` whose appends suffer from faults, and the reading of streams from errors."""
+    """An `EventStore` whose appends and removals suffer from faults, and the reading of streams from errors."""
 
     def __init__(self, store: EventStore, faults: Faults) -> None:
         self._store = store
@@ -160,6 +160,13 @@ class FaultyStore:
         """See `EventStore.end`."""
         self._faults.points.check_alive()
         return await self._store.end()
+
+    async def remove(self, removals: Sequence[Removal]) -> list[StreamName]:
+        """See `EventStore.remove`."""
+        await self._faults.before("remove", StoreUnavailable)
+        removed = await self._store.remove(removals)
+        self._faults.after("remove", StoreUnavailable)
+        return removed
 
     async def close(self) -> None:
         """See `EventStore.close`. The dead close nothing."""

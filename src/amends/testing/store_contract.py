@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from amends.testing.contracts.appending import AppendContract
 from amends.testing.contracts.reading import ReadContract
+from amends.testing.contracts.removing import RemoveContract
 from amends.testing.contracts.store_base import StoreFeatures
 from amends.testing.contracts.store_lifecycle import StoreLifecycleContract
 from amends.testing.contracts.store_model import ModelContract
@@ -34,7 +35,12 @@ __all__ = ["EventStoreContract", "StoreFeatures"]
 
 
 class EventStoreContract(
-    AppendContract, ReadContract, SubscribeContract, StoreLifecycleContract, ModelContract
+    AppendContract,
+    ReadContract,
+    SubscribeContract,
+    RemoveContract,
+    StoreLifecycleContract,
+    ModelContract,
 ):
     """Everything that the port promises. See the module for how to use it.
 

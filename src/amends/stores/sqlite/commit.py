@@ -43,9 +43,11 @@ _ALL_ALIKE: Final = {
 class Transaction:
     """What an administrative task sees: the connection, inside a transaction of its own."""
 
-    def __init__(self, connection: sqlite3.Connection, n: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, known: Known) -> None:
+        assert known.n is not None
         self.connection = connection
-        self.n = n
+        self.n = known.n
+        self._known = known
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement."""
@@ -55,6 +57,10 @@ class Transaction:
         """A place for one message, behind all others."""
         self.n += 1
         return self.n
+
+    def forget(self, stream: str) -> None:
+        """A stream is no longer where the writer remembers it."""
+        self._known.heads.pop(stream, None)
 
 
 class Task(Work):
@@ -290,13 +296,13 @@ class BatchCommitter:
         try:
             with self._transaction():
                 self._refresh()
-                assert self._known.n is not None
                 before = self._connection.total_changes
-                transaction = Transaction(self._connection, self._known.n)
+                transaction = Transaction(self._connection, self._known)
+                n = transaction.n
                 task.result = task.run(transaction)
                 if self._connection.total_changes != before:
                     # The counter moves with every commit: others learn from it that we wrote.
-                    n = max(transaction.n, self._known.n + 1)
+                    n = max(transaction.n, n + 1)
                     self._connection.execute("UPDATE head SET n = ?", [n])
                     self._known.n = n
         except Exception as error:

@@ -24,7 +24,8 @@ PLACE_BITS: Final = 44
 #: it waits no second copy. Delayed copies have the same due time, so that their index can be in
 #: that order too: the next due time is its first entry, and counting never touches the bodies.
 #: `events_unpinned` holds only events appended without an exact version, where a retry cannot be
-#: recognised by its place.
+#: recognised by its place. When the log's last event is removed, its row stays in `NO_STREAM_ID`,
+#: where nobody reads it, so that its position is not given out again.
 TABLES: Final = f"""
 CREATE TABLE head (n INTEGER NOT NULL, consuming INTEGER NOT NULL DEFAULT 0);
 INSERT INTO head (n) VALUES (0);
@@ -90,6 +91,9 @@ CREATE TABLE dead_letters (
 CREATE INDEX dead_letters_by_queue ON dead_letters (queue);
 CREATE INDEX dead_letters_by_id ON dead_letters (id);
 """
+
+#: Streams are numbered from 1.
+NO_STREAM_ID: Final = 0
 
 # Kinds of rows. Each fills the columns a to i in the order of its trigger below.
 EVENT: Final = 0

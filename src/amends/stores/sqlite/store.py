@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,7 +16,15 @@ from amends.domain.ids import (
     StreamName,
 )
 from amends.errors import StoreClosed, UsageError
-from amends.stores.port import EVERYTHING, Append, Appended, EventFilter
+from amends.stores.port import (
+    EVERYTHING,
+    Append,
+    Appended,
+    EventFilter,
+    Removal,
+    check_removals,
+)
+from amends.stores.sqlite import removal
 from amends.stores.sqlite.batch import Write
 from amends.stores.sqlite.database import SqliteDatabase, from_us
 
@@ -34,7 +42,7 @@ class SqliteStore:
 
     Events are durable when `append` returns: the file has been synchronised. A retry at an exact
     version is recognised by what is at that version, one at an open version (any, exists) by an
-    index of the ids that were appended so. Positions have no gaps.
+    index of the ids that were appended so. Positions have no gaps but those of removed streams.
     """
 
     def __init__(self, database: SqliteDatabase) -> None:
@@ -54,38 +62,34 @@ class SqliteStore:
         self, stream: StreamName, *, start: int = 0, limit: int | None = None
     ) -> list[RecordedEvent]:
         """See `EventStore.read`."""
-        events: list[RecordedEvent] = []
-        at = max(start, 0)
-        while (page := _page(limit, len(events))) > 0:
-            self._check_open()
-            rows = await self._database.read(
-                f"SELECT {_COLUMNS} FROM events e WHERE {_STREAM} AND version >= ? "
-                "ORDER BY version LIMIT ?",
-                [stream, at, page],
-            )
-            events += [_recorded(stream, *row) for row in rows]
-            if len(rows) < page:
-                break
-            at = events[-1].version + 1
-        return events
+        return await self._read(stream, max(start, 0), limit, ">=", "ASC", 1)
 
     async def read_backwards(
         self, stream: StreamName, *, start: int | None = None, limit: int | None = None
     ) -> list[RecordedEvent]:
         """See `EventStore.read_backwards`."""
+        return await self._read(stream, 2**62 if start is None else start, limit, "<=", "DESC", -1)
+
+    async def _read(
+        self, stream: StreamName, start: int, limit: int | None, side: str, order: str, step: int
+    ) -> list[RecordedEvent]:
         events: list[RecordedEvent] = []
-        at = 2**62 if start is None else start
+        at = start
         while (page := _page(limit, len(events))) > 0:
             self._check_open()
             rows = await self._database.read(
-                f"SELECT {_COLUMNS} FROM events e WHERE {_STREAM} AND version <= ? "
-                "ORDER BY version DESC LIMIT ?",
+                f"SELECT {_COLUMNS} FROM events e WHERE {_STREAM} AND version {side} ? "
+                f"ORDER BY version {order} LIMIT ?",
                 [stream, at, page],
             )
+            # Later pages belong to the first one only if the stream was not removed in between.
+            if events and not await self._database.read(_EXISTS, [events[0].position]):
+                events, at = [], start
+                continue
             events += [_recorded(stream, *row) for row in rows]
             if len(rows) < page:
                 break
-            at = events[-1].version - 1
+            at = events[-1].version + step
         return events
 
     async def read_all(
@@ -121,6 +125,9 @@ class SqliteStore:
             )
             events += [_recorded(StreamName(name), *row) for name, *row in rows]
             at = events[-1].position if len(rows) == page else floor
+            if not rows and at > 0:
+                # What was removed leaves gaps, and they may be wide.
+                at = (await self._database.read(_LAST_BEFORE, [at]))[0][0] + 1
         return events
 
     async def subscribe(
@@ -158,7 +165,12 @@ class SqliteStore:
             [after, ceiling, *parameters, page],
         )
         events = [_recorded(StreamName(name), *row) for name, *row in rows]
-        return events, events[-1].position if len(rows) == page else Position(ceiling)
+        if len(rows) == page:
+            return events, events[-1].position
+        if not rows and ceiling < end:
+            # What was removed leaves gaps, and they may be wide.
+            ceiling = (await self._database.read(_FIRST_AFTER, [ceiling]))[0][0] - 1
+        return events, Position(ceiling)
 
     async def end(self) -> Position:
         """See `EventStore.end`."""
@@ -168,6 +180,12 @@ class SqliteStore:
 
     def _end_now(self) -> int:
         return int(self._database.query(_END)[0][0])
+
+    async def remove(self, removals: Sequence[Removal]) -> list[StreamName]:
+        """See `EventStore.remove`. One transaction; the file's pages are used again."""
+        self._check_open()
+        check_removals(removals)
+        return await self._database.writer.perform(removal.remove(removals))
 
     async def close(self) -> None:
         """See `EventStore.close`. Closes the database too: close a broker that uses it before."""
@@ -181,6 +199,10 @@ class SqliteStore:
 
 
 _END: Final = "SELECT coalesce(max(position), -1) FROM events"
+_EXISTS: Final = "SELECT 1 FROM events WHERE position = ?"
+#: The last event of the log always has its row, so that there is one after any before it.
+_FIRST_AFTER: Final = "SELECT min(position) FROM events WHERE position > ?"
+_LAST_BEFORE: Final = "SELECT coalesce(max(position), -1) FROM events WHERE position < ?"
 
 
 def check_append(append: Append) -> None:

@@ -30,6 +30,8 @@ class StoreFeatures:
     """Whether `recorded_at` comes from the `clock` fixture."""
     survives_close: bool = True
     """Whether the `reopen` fixture gives a second store over the same log."""
+    forgets_at_once: bool = True
+    """Whether the log shows no event of a removed stream from the removal on, and not only later."""
 
 
 class StoreContractBase:

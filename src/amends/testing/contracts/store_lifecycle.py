@@ -10,7 +10,7 @@ import pytest
 
 from amends.domain.ids import ANY, NO_STREAM, START, StreamName
 from amends.errors import StoreClosed
-from amends.stores.port import Append, EventFilter, EventStore
+from amends.stores.port import Append, EventFilter, EventStore, Removal
 from amends.testing.contracts.data import closing, new_events, soon, take
 from amends.testing.contracts.store_base import Reopen, StoreContractBase
 
@@ -36,6 +36,8 @@ class StoreLifecycleContract(StoreContractBase):
             await store.read_all_backwards()
         with pytest.raises(StoreClosed):
             await store.end()
+        with pytest.raises(StoreClosed):
+            await store.remove([Removal(stream, 0)])
         with pytest.raises(StoreClosed):
             await soon(anext(store.subscribe(START)))
 

@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from amends.domain.envelope import NewEvent
 from amends.domain.ids import ExpectedVersion, StreamName
 from amends.errors import WrongExpectedVersion
-from amends.stores.port import Append, EventFilter, EventStore
+from amends.stores.port import Append, EventFilter, EventStore, Removal
 from amends.testing.contracts.data import as_new
 from amends.testing.contracts.store_base import StoreContractBase
 
 
 class Operation(NamedTuple):
-    """One append: to which of three streams, with which of few ids, expecting which version."""
+    """One append: to which of three streams, with which of few ids, expecting which version.
+    Without ids, the removal of the stream at that version.
+    """
 
     stream: int
     ids: list[int]
@@ -32,7 +34,7 @@ operations = st.builds(
     stream=st.integers(0, 2),
     # Few ids, and in order, so that retries and partly known appends are common.
     ids=st.integers(0, 6).flatmap(
-        lambda first: st.integers(1, 3).map(lambda count: list(range(first, first + count)))
+        lambda first: st.integers(0, 3).map(lambda count: list(range(first, first + count)))
     ),
     expected=st.integers(-1, 5),
 )
@@ -43,7 +45,8 @@ class Model:
 
     def __init__(self) -> None:
         self.streams: list[list[int]] = [[], [], []]
-        self.log: list[int] = []
+        #: The stream and the id of each event.
+        self.log: list[tuple[int, int]] = []
 
     def append(self, operation: Operation) -> int | None:
         """The version it ended at, or None for a conflict."""
@@ -53,8 +56,16 @@ class Model:
             if first != len(stream):
                 return None
             stream += operation.ids
-            self.log += operation.ids
+            self.log += [(operation.stream, id) for id in operation.ids]
         return operation.expected + len(operation.ids)
+
+    def remove(self, operation: Operation) -> bool:
+        """Whether the stream was removed."""
+        if operation.expected != len(self.streams[operation.stream]) - 1:
+            return False
+        self.streams[operation.stream] = []
+        self.log = [event for event in self.log if event[0] != operation.stream]
+        return True
 
 
 class ModelContract(StoreContractBase):
@@ -77,6 +88,11 @@ class ModelContract(StoreContractBase):
         category, model = f"m{uuid4().hex}", Model()
         streams = [StreamName.of(category, str(n)) for n in range(3)]
         for operation in done:
+            if not operation.ids:
+                removal = Removal(streams[operation.stream], max(0, operation.expected))
+                was_removed = model.remove(operation._replace(expected=removal.version))
+                assert await store.remove([removal]) == [removal.stream] * was_removed
+                continue
             events = [NewEvent(UUID(int=id), "E", b"{}", b"{}") for id in operation.ids]
             expected = ExpectedVersion(operation.expected)
             wanted = model.append(operation)
@@ -89,5 +105,8 @@ class ModelContract(StoreContractBase):
             assert caught.value.actual == len(model.streams[operation.stream]) - 1
         for stream, ids in zip(streams, model.streams, strict=True):
             assert [event.id.int for event in as_new(await store.read(stream))] == ids
+        if not self.features.forgets_at_once:
+            return
         log = await store.read_all(filter=EventFilter((category,)))
-        assert [event.id.int for event in log] == model.log
+        assert [(streams.index(event.stream), event.id.int) for event in log] == model.log
+        assert sorted({event.position for event in log}) == [event.position for event in log]
