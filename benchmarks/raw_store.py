@@ -181,7 +181,7 @@ def turns(instances: int) -> Workload:
             versions[key] = version + 3
             append = Append(StreamName.of("saga.raw", key), events(3), ExpectedVersion(version))
             publish = [message(COMMANDS)._replace(key=key)]
-            await broker.commit(TurnCommit(append, publish, [delivery]))
+            await broker.commit([TurnCommit(append, publish, [delivery])])
 
         async def orchestrate() -> None:
             nonlocal taken

@@ -97,7 +97,7 @@ async def take_turns(broker: EmbeddedBroker) -> None:
     async def turn(delivery: Delivery) -> None:
         name = delivery.message.key
         append = Append(StreamName.of("turn", name), events_of(name), NO_STREAM)
-        await broker.commit(TurnCommit(append, [message_of(PLAIN, f"from{name}x2")], [delivery]))
+        await broker.commit([TurnCommit(append, [message_of(PLAIN, f"from{name}x2")], [delivery])])
         say("turn", name)
 
     while deliveries := await consumer.receive():

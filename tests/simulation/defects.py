@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from amends.sagas.compensation import Compensation
 from amends.sagas.dispatch import Dispatcher
 from amends.sagas.execution import SagaExecution
 from amends.sagas.intake import Intake
-from amends.sagas.orchestrator import Orchestrator
+from amends.sagas.rounds import Part, RoundTaker
 from amends.sagas.state import InstanceState
 from amends.sagas.step import Outcome, StepState
 from amends.sagas.turn import Live, TurnTaker
@@ -39,67 +39,67 @@ def defect(break_it: Callable[[Patch], None]) -> Callable[[Patch], None]:
 
 @defect
 def acknowledge_before_append(patch: Patch) -> None:
-    async def commit(self: SequentialCommitter, turn: TurnCommit) -> None:
+    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
         await self._broker.ack(turn.acknowledge)
         if turn.append is not None:
             await self._store.append(turn.append)
         await self._broker.publish(turn.publish)
 
-    patch.setattr(SequentialCommitter, "commit", commit)
+    patch.setattr(SequentialCommitter, "commit_one", commit_one)
 
 
 @defect
 def publish_before_append(patch: Patch) -> None:
-    async def commit(self: SequentialCommitter, turn: TurnCommit) -> None:
+    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
         await self._broker.publish(turn.publish)
         if turn.append is not None:
             await self._store.append(turn.append)
         await self._broker.ack(turn.acknowledge)
 
-    patch.setattr(SequentialCommitter, "commit", commit)
+    patch.setattr(SequentialCommitter, "commit_one", commit_one)
 
 
 @defect
 def acknowledge_before_publish(patch: Patch) -> None:
-    async def commit(self: SequentialCommitter, turn: TurnCommit) -> None:
+    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
         if turn.append is not None:
             await self._store.append(turn.append)
         await self._broker.ack(turn.acknowledge)
         await self._broker.publish(turn.publish)
 
-    patch.setattr(SequentialCommitter, "commit", commit)
+    patch.setattr(SequentialCommitter, "commit_one", commit_one)
 
 
 @defect
 def ignore_wrong_expected_version(patch: Patch) -> None:
-    right = SequentialCommitter.commit
+    right = SequentialCommitter.commit_one
 
-    async def commit(self: SequentialCommitter, turn: TurnCommit) -> None:
+    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
         try:
             await right(self, turn)
         except WrongExpectedVersion:
             await right(self, turn._replace(append=None))
 
-    patch.setattr(SequentialCommitter, "commit", commit)
+    patch.setattr(SequentialCommitter, "commit_one", commit_one)
 
 
 @defect
 def no_fence_between_engines(patch: Patch) -> None:
-    right = SequentialCommitter.commit
+    right = SequentialCommitter.commit_one
 
-    async def commit(self: SequentialCommitter, turn: TurnCommit) -> None:
+    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
         append = turn.append and turn.append._replace(expected=ANY)
         await right(self, turn._replace(append=append))
 
-    patch.setattr(SequentialCommitter, "commit", commit)
+    patch.setattr(SequentialCommitter, "commit_one", commit_one)
 
 
 @defect
 def trust_a_cache_that_is_behind(patch: Patch) -> None:
-    async def check_current(self: Orchestrator, live: Live) -> None:
+    async def check_current(self: RoundTaker, parts: Sequence[Part]) -> None:
         pass
 
-    patch.setattr(Orchestrator, "_check_current", check_current)
+    patch.setattr(RoundTaker, "_check_current", check_current)
 
 
 # --- going on after a crash

@@ -15,7 +15,7 @@ from amends.testing.invariants import check_journal, check_replay
 from tests.simulation.bank import open_bank
 from tests.simulation.scenarios import SCENARIOS, SMALLEST, Scenario, app, bank_of
 
-CACHED = Settings(store="memory://")
+CACHED = Settings(store="memory://", calm_gc=False)
 
 
 def run(

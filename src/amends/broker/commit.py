@@ -7,6 +7,7 @@ database).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -25,12 +26,13 @@ class TurnCommit(NamedTuple):
 class Committer(Protocol):
     """Makes turns durable."""
 
-    async def commit(self, turn: TurnCommit) -> None:
-        """Append, publish, acknowledge, so that a crash anywhere leaves either the deliveries
-        unacknowledged or everything done.
+    async def commit(self, turns: Sequence[TurnCommit]) -> list[Exception | None]:
+        """Append, publish, acknowledge: each turn for itself, so that a crash anywhere leaves
+        either its deliveries unacknowledged or everything done.
 
-        Raises whatever the append raises, in which case nothing was published or acknowledged;
-        and BrokerUnavailable after the append, in which case the deliveries come again.
+        What went wrong with each turn is returned in their order, None for what succeeded:
+        whatever its append raised, and then nothing of it was published or acknowledged; or,
+        after its append, BrokerUnavailable, and then its deliveries come again.
         """
         ...
 
@@ -42,8 +44,19 @@ class SequentialCommitter:
         self._store = store
         self._broker = broker
 
-    async def commit(self, turn: TurnCommit) -> None:
-        """See `Committer.commit`."""
+    async def commit(self, turns: Sequence[TurnCommit]) -> list[Exception | None]:
+        """See `Committer.commit`. The turns do not wait for one another."""
+        return await asyncio.gather(*map(self._outcome, turns))
+
+    async def _outcome(self, turn: TurnCommit) -> Exception | None:
+        try:
+            await self.commit_one(turn)
+        except Exception as error:
+            return error
+        return None
+
+    async def commit_one(self, turn: TurnCommit) -> None:
+        """Append, then publish, then acknowledge."""
         if turn.append is not None:
             await self._store.append(turn.append)
         if turn.publish:

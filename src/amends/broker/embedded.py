@@ -14,6 +14,7 @@ from amends.broker.embedded_queue import Hands, Held, Queue, State, columns_of
 from amends.broker.embedded_time import Timekeeper
 from amends.broker.port import Consumer, DeadLetter, Delivery, Message, QueueDepth
 from amends.errors import (
+    AmendsError,
     BrokerClosed,
     BrokerUnavailable,
     StoreClosed,
@@ -110,15 +111,22 @@ class EmbeddedBroker:
         """See `Broker.ack`. All are acknowledged, or none."""
         await self._write(acknowledged=[delivery.token for delivery in deliveries])
 
-    async def commit(self, turn: TurnCommit) -> None:
-        """See `Committer.commit`: one transaction, so nothing is ever done in part."""
-        self._database.check_open()
-        if turn.append is not None:
-            check_append(turn.append)
-        acknowledged = [delivery.token for delivery in turn.acknowledge]
-        write = self._plan(turn.publish, acknowledged, turn.append)
-        if turn.append is not None or turn.publish or write.acknowledged:
-            await self._database.writer.submit(write)
+    async def commit(self, turns: Sequence[TurnCommit]) -> list[Exception | None]:
+        """See `Committer.commit`. A turn is written in one transaction, never in part."""
+        planned = [self._plan_turn(turn) for turn in turns]
+        writes = [write for write in planned if isinstance(write, Write)]
+        await self._database.writer.submit_all([write for write in writes if not write.is_empty])
+        return [write.error if isinstance(write, Write) else write for write in planned]
+
+    def _plan_turn(self, turn: TurnCommit) -> Write | Exception:
+        try:
+            self._database.check_open()
+            if turn.append is not None:
+                check_append(turn.append)
+            acknowledged = [delivery.token for delivery in turn.acknowledge]
+            return self._plan(turn.publish, acknowledged, turn.append)
+        except AmendsError as error:
+            return error
 
     async def reply(self, delivery: Delivery, message: Message) -> None:
         """See `Broker.reply`. In memory, until the receiver's own commit acknowledges both."""
@@ -136,7 +144,7 @@ class EmbeddedBroker:
         self, *, messages: Sequence[Message] = (), acknowledged: Sequence[Held] = ()
     ) -> None:
         write = self._plan(messages, acknowledged)
-        if write.outgoing or write.acknowledged:
+        if not write.is_empty:
             with _broker_words():
                 await self._database.writer.submit(write)
 

@@ -1,7 +1,7 @@
 """The orchestrator: takes deliveries from the inboxes, and turns from them.
 
-The turns of one instance follow one another; different instances go on side by side, so that
-their commits can share a sync. The cache of live instances is only a cache: whatever it holds
+The turns of one instance follow one another; those of different instances are taken in rounds,
+so that their commits share a sync. The cache of live instances is only a cache: whatever it holds
 can be thrown away and read back from the journal, and is, when a commit does not succeed.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import deque
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
 
 import structlog
 
@@ -22,13 +21,10 @@ from amends.broker.topology import inbox_queue
 from amends.domain.backoff import back_off, backoff_s
 from amends.domain.clock import Clock
 from amends.domain.events import SagaStalled
-from amends.domain.ids import ExpectedVersion, InstanceId
-from amends.domain.messages import OF_THE_ENGINE, StartSaga, decode_message
+from amends.domain.messages import OF_THE_ENGINE, decode_message
 from amends.errors import (
     BrokerClosed,
     BrokerUnavailable,
-    DecodeError,
-    InvalidJournal,
     InvalidMessage,
     StoreClosed,
     StoreError,
@@ -37,11 +33,15 @@ from amends.errors import (
 from amends.sagas.cache import LiveCache
 from amends.sagas.dispatch import Dispatcher
 from amends.sagas.execution import ActivityMap, SagaMap
-from amends.sagas.outside import outside_tasks
-from amends.sagas.turn import Inbound, Live, Turn, TurnTaker
+from amends.sagas.mailboxes import Mailbox, Mailboxes
+from amends.sagas.rounds import NoSuchInstance, NoTurn, Part, RoundTaker
+from amends.sagas.turn import Inbound, TurnTaker
 from amends.stores.port import EventStore
 
 log = structlog.get_logger("amends.orchestrator")
+
+#: Instances that take their turns in one go, during which the event loop does nothing else.
+ROUND_INSTANCES_MAX: Final = 64
 
 
 class Orchestrator:
@@ -65,16 +65,16 @@ class Orchestrator:
         cache: LiveCache,
         turn_messages_max: int = 100,
     ) -> None:
-        self._store = store
         self._broker = broker
-        self._committer = committer
         self._clock = clock
         self._partitions = partitions
         self._inbox_limit = inbox_limit
-        self._turn_messages_max = turn_messages_max
-        self._turns = TurnTaker(sagas, activities, Dispatcher(partitions, activities))
         self._cache = cache
-        self._mail: dict[InstanceId, deque[Inbound]] = {}
+        turns = TurnTaker(sagas, activities, Dispatcher(partitions, activities))
+        self._rounds = RoundTaker(
+            turns, store, committer, cache, clock, turn_messages_max=turn_messages_max
+        )
+        self._mail = Mailboxes()
         self._working: set[asyncio.Task[None]] = set()
         self._inboxes: list[Subscription] = []
 
@@ -108,25 +108,8 @@ class Orchestrator:
         while self._working:
             await asyncio.wait(self._working)
 
-    # --- messages
-
-    async def _receive(self, inbox: Subscription) -> None:
-        while deliveries := await inbox.receive():
-            for delivery in deliveries:
-                try:
-                    message = decode_message(delivery.message.type, delivery.message.body)
-                except InvalidMessage as error:
-                    await self._put_aside(delivery, "unreadable", str(error))
-                    continue
-                self._deliver(message.instance, Inbound(delivery, message))
-
-    def _deliver(self, instance: InstanceId, inbound: Inbound) -> None:
-        mail = self._mail.get(instance)
-        if mail is not None:
-            mail.append(inbound)
-            return
-        self._mail[instance] = deque((inbound,))
-        task = asyncio.create_task(self._work(instance))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._working.add(task)
         task.add_done_callback(self._worked)
 
@@ -135,136 +118,125 @@ class Orchestrator:
         if not task.cancelled() and task.exception() is not None:
             log.error("turn_crashed", exc_info=task.exception())
 
-    async def _put_aside(self, delivery: Delivery, reason: str, detail: str) -> None:
-        log.warning("dead_letter", reason=reason, detail=detail, key=delivery.message.key)
-        failures = 0
-        while True:
-            try:
-                return await self._broker.dead_letter(delivery, reason=reason, detail=detail)
-            except BrokerUnavailable:
-                failures += 1
-                await back_off(self._clock, failures)
+    # --- messages
+
+    async def _receive(self, inbox: Subscription) -> None:
+        while deliveries := await inbox.receive():
+            for delivery in deliveries:
+                try:
+                    message = decode_message(delivery.message.type, delivery.message.body)
+                except InvalidMessage as error:
+                    await self._put_aside([delivery], "unreadable", str(error))
+                    continue
+                self._mail.put(message.instance, Inbound(delivery, message))
+            self._begin_rounds()
+
+    async def _put_aside(self, deliveries: Sequence[Delivery], reason: str, detail: str) -> None:
+        for delivery in deliveries:
+            log.warning("dead_letter", reason=reason, detail=detail, key=delivery.message.key)
+            failures = 0
+            while True:
+                try:
+                    await self._broker.dead_letter(delivery, reason=reason, detail=detail)
+                    break
+                except BrokerUnavailable:
+                    failures += 1
+                    await back_off(self._clock, failures)
 
     # --- turns
 
-    async def _work(self, instance: InstanceId) -> None:
-        """Take turns until the instance has no mail."""
-        mail = self._mail[instance]
-        failures = 0
-        may_be_new = True
-        try:
-            while mail:
-                inbound = [mail.popleft() for _ in range(min(len(mail), self._turn_messages_max))]
-                left: Sequence[Inbound] = inbound
-                try:
-                    left = await self._turn(instance, inbound, may_be_new=may_be_new)
-                    failures = 0
-                except WrongExpectedVersion:
-                    # Somebody else took a turn: read what they wrote, and decide again.
-                    may_be_new = False
-                except (StoreClosed, BrokerClosed):
-                    return
-                except (StoreError, BrokerUnavailable) as error:
-                    failures += 1
-                    log.warning(
-                        "turn_retried",
-                        instance=str(instance),
-                        delay_s=backoff_s(failures),
-                        error=str(error),
-                    )
-                    await back_off(self._clock, failures)
-                    left = [_again(item) for item in inbound]
-                except Exception:
-                    await self._put_all_aside(inbound, "engine error", traceback.format_exc())
-                    left = []
-                mail.extendleft(reversed(left))
-        finally:
-            del self._mail[instance]
+    def _begin_rounds(self) -> None:
+        while boxes := self._mail.next(ROUND_INSTANCES_MAX):
+            self._spawn(self._round(boxes))
 
-    async def _turn(
-        self, instance: InstanceId, inbound: list[Inbound], *, may_be_new: bool
-    ) -> Sequence[Inbound]:
-        """Take one turn and commit it; what it left over comes back."""
-        live = self._cache.take(instance)
-        was_cached = live is not None
-        if live is None:
-            live = await self._load(instance, inbound, may_be_new=may_be_new)
-        if live is None:
-            return []
-        taker = partial(self._turns.take, live, inbound, self._clock.now())
+    async def _round(self, boxes: Sequence[Mailbox]) -> None:
         try:
-            turn = await outside_tasks(taker)
-            if was_cached and turn.commit.append is None:
-                await self._check_current(live)
-            await self._committer.commit(turn.commit)
+            parts = await self._rounds.take(boxes)
         except BaseException:
-            live.discard()
+            for box in boxes:
+                self._mail.drop(box)
             raise
-        self._committed(instance, live, turn)
-        for delivery, why in turn.refused:
-            await self._put_aside(delivery, "refused", why)
-        return inbound[turn.taken :]
+        for part in parts:
+            if part.error is None:
+                self._committed(part)
+            else:
+                self._failed(part, part.error)
+        self._begin_rounds()
 
-    def _committed(self, instance: InstanceId, live: Live, turn: Turn) -> None:
-        live.state.version += len(turn.events)
+    def _committed(self, part: Part) -> None:
+        turn, live = part.turn, part.live
+        assert turn is not None
+        assert live is not None
+        part.box.failures = 0
         if live.bug is not None and any(isinstance(e, SagaStalled) for e in turn.events):
             log.error(
                 "saga_stalled",
-                instance=str(instance),
+                instance=str(part.box.instance),
                 error=f"{type(live.bug).__name__}: {live.bug}",
             )
-        self._cache.put(live)
+        left = part.inbound[turn.taken :]
+        if turn.refused:
+            self._spawn(self._refuse(part.box, turn.refused, left))
+        else:
+            self._mail.give_back(part.box, left)
 
-    async def _check_current(self, live: Live) -> None:
-        """Raise WrongExpectedVersion if somebody else took a turn since the cache was filled.
+    def _failed(self, part: Part, error: Exception) -> None:
+        box = part.box
+        if isinstance(error, WrongExpectedVersion):
+            # Somebody else took a turn: read what they wrote, and decide again.
+            box.may_be_new = False
+            self._mail.give_back(box, part.inbound)
+        elif isinstance(error, StoreClosed | BrokerClosed):
+            self._mail.drop(box)
+        elif isinstance(error, StoreError | BrokerUnavailable):
+            box.failures += 1
+            log.warning(
+                "turn_retried",
+                instance=str(box.instance),
+                delay_s=backoff_s(box.failures),
+                error=str(error),
+            )
+            self._spawn(self._try_again_later(box, part.inbound))
+        elif isinstance(error, NoSuchInstance):
+            self._spawn(self._refuse_all(box, part.inbound))
+        elif isinstance(error, NoTurn):
+            self._spawn(self._give_up(box, part.inbound, error.reason, error.detail))
+        else:
+            trace = "".join(traceback.format_exception(error))
+            self._spawn(self._give_up(box, part.inbound, "engine error", trace))
 
-        An append finds that out by itself. Without one, a message could pass for a duplicate
-        only because the cache knows too little, and would be lost.
-        """
-        last = await self._store.read_backwards(live.state.instance.stream, limit=1)
-        actual = last[0].version if last else -1
-        known = live.state.version
-        if actual != known:
-            raise WrongExpectedVersion(live.state.instance.stream, ExpectedVersion(known), actual)
+    async def _refuse(
+        self, box: Mailbox, refused: Sequence[tuple[Delivery, str]], left: Sequence[Inbound]
+    ) -> None:
+        for delivery, why in refused:
+            await self._put_aside([delivery], "refused", why)
+        self._give_back(box, left)
 
-    async def _load(
-        self, instance: InstanceId, inbound: list[Inbound], *, may_be_new: bool
-    ) -> Live | None:
-        """The instance, live: new, or from its journal. None if its messages were put aside."""
-        if may_be_new and isinstance(inbound[0].message, StartSaga):
-            # Most probably new: the append at "no stream" finds out for less than a read.
-            return self._turns.begin(instance)
-        records = await self._store.read(instance.stream)
-        if records:
-            try:
-                return await outside_tasks(lambda: self._turns.load(instance, records))
-            except (InvalidJournal, DecodeError) as error:
-                await self._put_all_aside(inbound, "unreadable journal", str(error))
-                return None
-        if any(isinstance(item.message, StartSaga) for item in inbound):
-            inbound.sort(key=lambda item: not isinstance(item.message, StartSaga))
-            return self._turns.begin(instance)
-        await self._refuse_all(instance, inbound)
-        return None
+    async def _try_again_later(self, box: Mailbox, inbound: Sequence[Inbound]) -> None:
+        await back_off(self._clock, box.failures)
+        self._give_back(box, [_again(item) for item in inbound])
 
-    async def _refuse_all(self, instance: InstanceId, inbound: list[Inbound]) -> None:
+    async def _refuse_all(self, box: Mailbox, inbound: Sequence[Inbound]) -> None:
         """There is no such instance. Of what the engine sent itself nobody need hear: it can only
         be left over from an instance that has ended and whose journal was removed since.
         """
         left_over = [item.delivery for item in inbound if isinstance(item.message, OF_THE_ENGINE)]
         if left_over:
-            log.info("message_left_over", instance=str(instance), count=len(left_over))
+            log.info("message_left_over", instance=str(box.instance), count=len(left_over))
             await self._broker.ack(left_over)
         others = [item for item in inbound if not isinstance(item.message, OF_THE_ENGINE)]
-        await self._put_all_aside(
-            others,
-            "no such instance",
-            f"{instance} was never started, or its journal was removed since",
-        )
+        detail = f"{box.instance} was never started, or its journal was removed since"
+        await self._give_up(box, others, "no such instance", detail)
 
-    async def _put_all_aside(self, inbound: list[Inbound], reason: str, detail: str) -> None:
-        for item in inbound:
-            await self._put_aside(item.delivery, reason, detail)
+    async def _give_up(
+        self, box: Mailbox, inbound: Sequence[Inbound], reason: str, detail: str
+    ) -> None:
+        await self._put_aside([item.delivery for item in inbound], reason, detail)
+        self._give_back(box)
+
+    def _give_back(self, box: Mailbox, left: Sequence[Inbound] = ()) -> None:
+        self._mail.give_back(box, left)
+        self._begin_rounds()
 
 
 def _again(item: Inbound) -> Inbound:

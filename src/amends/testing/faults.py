@@ -328,8 +328,16 @@ class FaultyCommitter:
         self._committer = committer
         self._faults = faults
 
-    async def commit(self, turn: TurnCommit) -> None:
-        """See `Committer.commit`."""
-        await self._faults.before("commit", StoreUnavailable)
-        await self._committer.commit(turn)
-        self._faults.after("commit", AppendOutcomeUnknown)
+    async def commit(self, turns: Sequence[TurnCommit]) -> list[Exception | None]:
+        """See `Committer.commit`. Each turn has its own faults."""
+        return [await self._outcome(turn) for turn in turns]
+
+    async def _outcome(self, turn: TurnCommit) -> Exception | None:
+        try:
+            await self._faults.before("commit", StoreUnavailable)
+            (error,) = await self._committer.commit([turn])
+            if error is None:
+                self._faults.after("commit", AppendOutcomeUnknown)
+        except Exception as fault:
+            return fault
+        return error

@@ -62,7 +62,7 @@ T = TypeVar("T")
 STALL_PATIENCE_S: Final = 3600.0
 """How long an instance may be stalled until those who wait for it are told."""
 
-EVERY_TURN_REPLAYS: Final = Settings(store="memory://", cache_max=0)
+EVERY_TURN_REPLAYS: Final = Settings(store="memory://", cache_max=0, calm_gc=False)
 """The settings of a harness, unless it is given others: nothing is kept live between turns."""
 
 

@@ -157,7 +157,10 @@ class Simulation:
         self._faults: list[Faults] = []
         self._shared: Backend
         self._settings = Settings(
-            store="memory://", partitions=weather.partitions, cache_max=weather.cache_max
+            store="memory://",
+            partitions=weather.partitions,
+            cache_max=weather.cache_max,
+            calm_gc=False,
         )
 
     async def insist(self, call: Callable[[], Awaitable[T]]) -> T:

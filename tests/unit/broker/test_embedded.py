@@ -20,6 +20,7 @@ from amends.errors import BrokerClosed, BrokerUnavailable, WrongExpectedVersion
 from amends.stores.port import Append
 from amends.stores.sqlite import SqliteDatabase, SqliteStore
 from amends.testing.clock import ManualClock
+from amends.testing.contracts.committing import commit
 from amends.testing.contracts.data import new_events, new_message, new_messages, soon
 
 COMMANDS, INBOX = "commands.ledger", "inbox.0"
@@ -214,8 +215,8 @@ async def test_a_turn_acknowledges_a_reply_and_what_it_answers(
 ) -> None:
     reply = await Pair(broker).reply()
     next_command = new_message(COMMANDS, "next")
-    await broker.commit(
-        TurnCommit(Append(STREAM, new_events(2), NO_STREAM), [next_command], [reply])
+    await commit(
+        broker, TurnCommit(Append(STREAM, new_events(2), NO_STREAM), [next_command], [reply])
     )
     assert await rows(database) == ["next"]
     assert len(await SqliteStore(database).read(STREAM)) == 2
@@ -228,7 +229,7 @@ async def test_a_turn_that_lost_its_race_acknowledges_nothing(
     reply = await Pair(broker).reply()
     turn = TurnCommit(Append(STREAM, new_events(2), NO_STREAM), [new_message(COMMANDS)], [reply])
     with pytest.raises(WrongExpectedVersion):
-        await broker.commit(turn)
+        await commit(broker, turn)
     assert await rows(database) == ["command"]
     await broker.ack([reply])
     assert await rows(database) == []

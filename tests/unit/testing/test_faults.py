@@ -13,6 +13,7 @@ from amends.stores.port import Append, EventStore
 from amends.testing.broker_contract import BrokerContract
 from amends.testing.clock import ManualClock, VirtualClock, run_virtual
 from amends.testing.committer_contract import OTHER_QUEUE, QUEUE, CommitterContract, Engine
+from amends.testing.contracts.committing import commit
 from amends.testing.contracts.data import as_new, new_event, new_events, new_message, new_messages
 from amends.testing.crashes import CrashPoints, SimulatedCrash, crash_at_every_point
 from amends.testing.faults import FaultRates, Faults, FaultyBroker, FaultyCommitter, FaultyStore
@@ -148,7 +149,7 @@ class TestCrashes:
             try:
                 received = await broker.consume(QUEUE, limit=1).receive()
                 append = Append(STREAM, new_events(2), NO_STREAM)
-                await committer.commit(TurnCommit(append, new_messages(OTHER_QUEUE, 2), received))
+                await commit(committer, TurnCommit(append, new_messages(OTHER_QUEUE, 2), received))
             except SimulatedCrash:
                 assert points.is_dead
             depths = {depth.queue: depth.ready for depth in await inner_broker.depths()}
@@ -234,11 +235,11 @@ class TestErrors:
         turn = TurnCommit(Append(STREAM, new_events(1), NO_STREAM), [], [])
         early = FaultyCommitter(inner, Faults(clock, rates=FaultRates(error_before=1)))
         with pytest.raises(StoreUnavailable):
-            await early.commit(turn)
+            await commit(early, turn)
         assert await store.read(STREAM) == []
         late = FaultyCommitter(inner, Faults(clock, rates=FaultRates(error_after=1)))
         with pytest.raises(AppendOutcomeUnknown):
-            await late.commit(turn)
+            await commit(late, turn)
         assert len(await store.read(STREAM)) == 1
 
     async def test_a_lost_connection_hands_back_what_was_in_hand(self) -> None:

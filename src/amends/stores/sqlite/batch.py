@@ -40,6 +40,22 @@ class Outgoing(NamedTuple):
     fields: tuple[Any, ...]
 
 
+class Ticket:
+    """What somebody waits on who has asked for several works: `future` ends with the last."""
+
+    __slots__ = ("_left", "future")
+
+    def __init__(self, works: int, future: asyncio.Future[None]) -> None:
+        self._left = works
+        self.future = future
+
+    def one_is_done(self) -> None:
+        """One of the works was committed, or has failed."""
+        self._left -= 1
+        if not self._left and not self.future.done():
+            self.future.set_result(None)
+
+
 class Work:
     """Something for the writer to do, and how its end is told.
 
@@ -47,13 +63,13 @@ class Work:
     it looks at `error`. `bytes` bounds what waits in memory.
     """
 
-    __slots__ = ("bytes", "error", "finished", "future")
+    __slots__ = ("bytes", "error", "finished", "ticket")
 
     def __init__(self, bytes: int) -> None:
         self.bytes = bytes + WORK_COST_MIN
         self.finished: Callable[[Any], None] | None = None
-        self.error: BaseException | None = None
-        self.future: asyncio.Future[None] | None = None
+        self.error: Exception | None = None
+        self.ticket: Ticket | None = None
 
 
 class Write(Work):
@@ -82,6 +98,11 @@ class Write(Work):
         self.acknowledged = acknowledged
         self.appended: Appended | None = None
         self.first_place: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return self.append is None and not self.outgoing and not self.acknowledged
 
 
 class StreamHead(NamedTuple):

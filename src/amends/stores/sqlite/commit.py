@@ -108,7 +108,7 @@ class BatchCommitter:
             write.error = self._translate(error)
         return list(writes)
 
-    def _translate(self, error: Exception) -> BaseException:
+    def _translate(self, error: Exception) -> Exception:
         if isinstance(error, sqlite3.Error):
             self.locked_out = primary_code(error) == sqlite3.SQLITE_BUSY
             return translate(error, self._path)

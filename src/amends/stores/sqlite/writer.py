@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 from amends.domain.bell import Bell
 from amends.errors import StoreClosed, StoreUnavailable
-from amends.stores.sqlite.batch import Work, Write
+from amends.stores.sqlite.batch import Ticket, Work, Write
 from amends.stores.sqlite.commit import BatchCommitter, Task, Transaction
 
 T = TypeVar("T")
@@ -67,20 +67,28 @@ class Writer:
 
         Cancelling the wait does not take back what has been handed to the thread.
         """
-        await self.enqueue(work)
-        assert work.future is not None
-        await work.future
+        await self.submit_all([work])
+        if work.error is not None:
+            raise work.error
 
-    async def enqueue(self, work: Work) -> None:
-        """Wait until there is room for the work, and hand it over; `work.future` tells its end."""
-        if self._waiting or self._pending_bytes > PENDING_BYTES_MAX:
-            await self._wait_for_room()
-        self._check_open()
-        self._pending_bytes += work.bytes
-        work.future = self._loop.create_future()
-        if not self._outbox:
-            self._loop.call_soon(self._hand_over)
-        self._outbox.append(work)
+    async def submit_all(self, works: Sequence[Work]) -> None:
+        """Wait until each of the works is durable, or has an `error`: StoreClosed, too."""
+        if not works:
+            return
+        ticket = Ticket(len(works), self._loop.create_future())
+        for work in works:
+            work.ticket = ticket
+            if self._waiting or self._pending_bytes > PENDING_BYTES_MAX:
+                await self._wait_for_room()
+            if self._closing:
+                work.error = self._is_closed()
+                ticket.one_is_done()
+                continue
+            self._pending_bytes += work.bytes
+            if not self._outbox:
+                self._loop.call_soon(self._hand_over)
+            self._outbox.append(work)
+        await ticket.future
 
     def _hand_over(self) -> None:
         works, self._outbox = self._outbox, []
@@ -94,7 +102,8 @@ class Writer:
         return result  # type: ignore[no-any-return]
 
     async def _wait_for_room(self) -> None:
-        self._check_open()
+        if self._closing:
+            return
         waiter = self._loop.create_future()
         self._waiting.append(waiter)
         try:
@@ -117,9 +126,8 @@ class Writer:
                 self._loop.call_soon(self._admit)
                 return
 
-    def _check_open(self) -> None:
-        if self._closing:
-            raise StoreClosed("the database is closed; nothing was written. Open it again.")
+    def _is_closed(self) -> StoreClosed:
+        return StoreClosed("the database is closed; nothing was written. Open it again.")
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -162,13 +170,8 @@ class Writer:
             if work.finished is not None:
                 work.finished(work)
             appended = appended or (isinstance(work, Write) and work.append is not None)
-            future = work.future
-            if future is None or future.done():
-                continue
-            if work.error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(work.error)
+            if work.ticket is not None:
+                work.ticket.one_is_done()
         if appended:
             self.changed.ring()
         if self._waiting:

@@ -38,6 +38,13 @@ class Engine(NamedTuple):
     committer: Committer
 
 
+async def commit(committer: Committer, turn: TurnCommit) -> None:
+    """Commit one turn. Raises what went wrong with it."""
+    (error,) = await committer.commit([turn])
+    if error is not None:
+        raise error
+
+
 class CommitterContractBase:
     """The fixtures that a backend supplies."""
 
@@ -65,7 +72,7 @@ class CommitContract(CommitterContractBase):
         async with consuming(broker, QUEUE) as consumer:
             first, second, third = await receive(consumer, 3)
             append = Append(STREAM, events, NO_STREAM)
-            await committer.commit(TurnCommit(append, messages, [first, third]))
+            await commit(committer, TurnCommit(append, messages, [first, third]))
         assert as_new(await store.read(STREAM)) == events
         assert messages_of(await drain(broker, OTHER_QUEUE)) == messages
         assert messages_of(await drain(broker, QUEUE)) == [second.message]
@@ -73,14 +80,14 @@ class CommitContract(CommitterContractBase):
     async def test_every_part_may_be_empty(self, engine: Engine) -> None:
         store, broker, committer = engine
         (event,), message = new_events(1), new_message(QUEUE)
-        await committer.commit(TurnCommit(None, [], []))
-        await committer.commit(TurnCommit(Append(STREAM, [event], NO_STREAM), [], []))
-        await committer.commit(TurnCommit(None, [message], []))
+        await commit(committer, TurnCommit(None, [], []))
+        await commit(committer, TurnCommit(Append(STREAM, [event], NO_STREAM), [], []))
+        await commit(committer, TurnCommit(None, [message], []))
         assert as_new(await store.read(STREAM)) == [event]
         async with consuming(broker, QUEUE) as consumer:
             received = await receive(consumer, 1)
             assert messages_of(received) == [message]
-            await committer.commit(TurnCommit(None, [], received))
+            await commit(committer, TurnCommit(None, [], received))
         assert await drain(broker, QUEUE) == []
 
     async def test_a_conflict_leaves_nothing_published_or_acknowledged(
@@ -98,7 +105,7 @@ class CommitContract(CommitterContractBase):
                 deliveries,
             )
             with pytest.raises(WrongExpectedVersion) as caught:
-                await committer.commit(turn)
+                await commit(committer, turn)
             assert caught.value.actual == 1
             assert (await depth_of(broker, QUEUE)).ready == 1
         assert len(await store.read(STREAM)) == 2
@@ -113,8 +120,8 @@ class CommitContract(CommitterContractBase):
             turn = TurnCommit(
                 Append(STREAM, events, NO_STREAM), messages, await receive(consumer, 1)
             )
-            await committer.commit(turn)
-            await committer.commit(turn)
+            await commit(committer, turn)
+            await commit(committer, turn)
         assert as_new(await store.read(STREAM)) == events
         assert set(messages_of(await drain(broker, OTHER_QUEUE))) == set(messages)
         assert await drain(broker, QUEUE) == []
@@ -128,7 +135,7 @@ class CommitContract(CommitterContractBase):
         async with consuming(broker, QUEUE) as consumer:
             deliveries = await receive(consumer, 1)
             append = Append(STREAM, events, NO_STREAM)
-            await committer.commit(TurnCommit(append, messages, deliveries))
+            await commit(committer, TurnCommit(append, messages, deliveries))
         assert as_new(await store.read(STREAM)) == events
         assert messages_of(await drain(broker, OTHER_QUEUE)) == messages
         assert await drain(broker, QUEUE) == []
@@ -140,7 +147,7 @@ class CommitContract(CommitterContractBase):
         async with consuming(broker, QUEUE) as consumer:
             deliveries = await receive(consumer, 1)
             with pytest.raises(UsageError):
-                await committer.commit(TurnCommit(None, [new_message("nowhere")], deliveries))
+                await commit(committer, TurnCommit(None, [new_message("nowhere")], deliveries))
         assert messages_of(await drain(broker, QUEUE)) == [cause]
 
     async def test_delays_and_consumers_wait_alike(
@@ -151,7 +158,7 @@ class CommitContract(CommitterContractBase):
         async with consuming(broker, QUEUE) as consumer:
             waiting = asyncio.ensure_future(receive(consumer, 1))
             await asyncio.sleep(0)
-            await committer.commit(TurnCommit(None, [delayed, at_once], []))
+            await commit(committer, TurnCommit(None, [delayed, at_once], []))
             assert messages_of(await waiting) == [at_once]
             waiting = asyncio.ensure_future(receive(consumer, 1))
             await clock.advance(60)
@@ -163,7 +170,7 @@ class CommitContract(CommitterContractBase):
         waiting = asyncio.ensure_future(anext(subscription))
         await asyncio.sleep(0)
         events = new_events(1)
-        await committer.commit(TurnCommit(Append(STREAM, events, NO_STREAM), [], []))
+        await commit(committer, TurnCommit(Append(STREAM, events, NO_STREAM), [], []))
         assert as_new([await soon(waiting)]) == events
 
 
@@ -180,9 +187,7 @@ class RaceContract(CommitterContractBase):
                 TurnCommit(Append(STREAM, new_events(2), NO_STREAM), [message], [delivery])
                 for message, delivery in zip(messages, deliveries, strict=True)
             ]
-            outcomes = await asyncio.gather(
-                *(committer.commit(turn) for turn in turns), return_exceptions=True
-            )
+            outcomes = await committer.commit(turns)
         (won,) = [n for n, outcome in enumerate(outcomes) if outcome is None]
         conflicts = [n for n, outcome in enumerate(outcomes) if n != won]
         assert all(isinstance(outcomes[n], WrongExpectedVersion) for n in conflicts)
@@ -202,12 +207,11 @@ class RaceContract(CommitterContractBase):
         for stream in streams[::4]:
             await store.append(Append(stream, new_events(1), NO_STREAM))
         messages = new_messages(OTHER_QUEUE, 100)
-        outcomes = await asyncio.gather(
-            *(
-                committer.commit(TurnCommit(Append(stream, new_events(3), NO_STREAM), [m], []))
+        outcomes = await committer.commit(
+            [
+                TurnCommit(Append(stream, new_events(3), NO_STREAM), [m], [])
                 for stream, m in zip(streams, messages, strict=True)
-            ),
-            return_exceptions=True,
+            ]
         )
         for n, outcome in enumerate(outcomes):
             assert isinstance(outcome, WrongExpectedVersion) == (n % 4 == 0)
@@ -220,7 +224,7 @@ class RaceContract(CommitterContractBase):
         messages = new_messages(OTHER_QUEUE, 30)
         for n, message in enumerate(messages):
             append = Append(STREAM, new_events(2), ExpectedVersion(2 * n - 1))
-            await committer.commit(TurnCommit(append, [message], []))
+            await commit(committer, TurnCommit(append, [message], []))
         assert [event.version for event in await store.read(STREAM)] == list(range(60))
         assert messages_of(await drain(broker, OTHER_QUEUE)) == messages
 
@@ -228,6 +232,7 @@ class RaceContract(CommitterContractBase):
         store, _, committer = engine
         await store.close()
         with pytest.raises(StoreClosed):
-            await committer.commit(
-                TurnCommit(Append(STREAM, new_events(1), NO_STREAM), [new_message(QUEUE)], [])
+            await commit(
+                committer,
+                TurnCommit(Append(STREAM, new_events(1), NO_STREAM), [new_message(QUEUE)], []),
             )
