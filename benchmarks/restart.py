@@ -153,7 +153,7 @@ async def _make(file: Path, n: int) -> None:
         for start in range(0, len(waiting), CHUNK):
             chunk = waiting[start : start + CHUNK]
             turns = await outside_tasks(partial(starter.start_all, chunk))
-            await asyncio.gather(*map(backend.committer.commit, turns))
+            check(not any(await backend.committer.commit(turns)), "a turn was not committed")
     _say("built", due=due)
 
 

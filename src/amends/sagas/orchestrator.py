@@ -223,10 +223,13 @@ class Orchestrator:
         left_over = [item.delivery for item in inbound if isinstance(item.message, OF_THE_ENGINE)]
         if left_over:
             log.info("message_left_over", instance=str(box.instance), count=len(left_over))
-            await self._broker.ack(left_over)
+            try:
+                await self._broker.ack(left_over)
+            except BrokerUnavailable:
+                return await self._try_again_later(box, inbound)
         others = [item for item in inbound if not isinstance(item.message, OF_THE_ENGINE)]
         detail = f"{box.instance} was never started, or its journal was removed since"
-        await self._give_up(box, others, "no such instance", detail)
+        return await self._give_up(box, others, "no such instance", detail)
 
     async def _give_up(
         self, box: Mailbox, inbound: Sequence[Inbound], reason: str, detail: str
