@@ -15,8 +15,9 @@ from amends.broker.topology import INBOX_PREFIX
 from amends.cli.opening import looking, run
 from amends.cli.options import Db, Json, check_saga, parse_age
 from amends.cli.output import busy, clean, emit, note, show
-from amends.cli.render import span, stamp, state_of, state_text, table
+from amends.cli.render import UNREADABLE, span, stamp, state_of, state_text, table
 from amends.domain.status import Status
+from amends.projections.counts import count_states
 from amends.projections.sagas import OpenStep, SagaSummary, newest_first
 
 router = typer.Typer()
@@ -162,8 +163,8 @@ async def _status(*, db: str | None, json: bool) -> None:
     counts: Counter[tuple[str, str]] = Counter()
     async with looking(db) as client:
         with busy("reading the log"):
-            async for summary in newest_first(client.backend.store):
-                counts[summary.instance.saga, str(state_of(summary))] += 1
+            for (saga, state), count in (await count_states(client.backend.store)).items():
+                counts[saga, UNREADABLE if state is None else str(state)] = count
         depths = await client.backend.broker.depths()
         now = client.backend.clock.now()
         store = client.settings.store

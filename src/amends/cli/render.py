@@ -14,6 +14,9 @@ from amends.cli.output import clean
 from amends.domain.status import Status
 from amends.projections.sagas import SagaSummary
 
+#: In the place of a state, where a journal cannot be read.
+UNREADABLE: Final = "unreadable"
+
 STYLES: Final[dict[Status | str, str]] = {
     Status.RUNNING: "blue",
     Status.COMPENSATING: "yellow",
@@ -24,7 +27,7 @@ STYLES: Final[dict[Status | str, str]] = {
     Status.FAILED: "red",
     Status.CANCELLED: "yellow",
     Status.TERMINATED: "bold red",
-    "unreadable": "bold red",
+    UNREADABLE: "bold red",
 }
 
 
@@ -35,7 +38,7 @@ def state_text(state: Status | str) -> Text:
 
 def state_of(summary: SagaSummary) -> Status | str:
     """The state of an instance, or that nobody can tell."""
-    return summary.state if summary.fault is None else "unreadable"
+    return summary.state if summary.fault is None else UNREADABLE
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:

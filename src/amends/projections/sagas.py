@@ -91,6 +91,11 @@ class SagaSummary:
         )
 
     @property
+    def ending(self) -> Status | None:
+        """How the instance ended, whatever came afterwards."""
+        return self._final
+
+    @property
     def parked(self) -> list[OpenStep]:
         """The steps that wait for a person, by number."""
         return [step for step in self._open.values() if step.parked]
