@@ -29,11 +29,11 @@ from amends.errors import (
     SagaNotCompleted,
     StartConflict,
     StartUnconfirmed,
-    UsageError,
 )
 from amends.sagas import journal
 from amends.sagas.definition import Saga
 from amends.sagas.replay import fold
+from amends.sagas.resolving import decide
 from amends.sagas.signals import Signal
 from amends.sagas.state import InstanceState
 from amends.settings import Settings
@@ -155,41 +155,24 @@ class Handle(Generic[R]):
         """Decide about a parked step: "retry", "skip", or "complete" with a result by hand.
 
         `seq` may be left out while one step is parked. The decision, who took it and why go on
-        record. `skip` treats a step as not done and goes on with None as its result.
+        record. `skip` treats a step as not done and goes on with None as its result. What the saga
+        was told about before, and a late report put in question, is not run again: `skip` leaves it
+        as it is, and `complete` says that it happened, so that it is undone.
 
-        Raises ActionRefused (nothing is parked, or several are), InvalidPayload (the result does
-        not fit the activity), UsageError (another word), InstanceNotFound.
+        Raises ActionRefused (nothing is parked, several are, or it is not run again),
+        InvalidPayload (the result does not fit the activity), UsageError (another word),
+        InstanceNotFound.
         """
-        try:
-            decision = e.Resolution(resolution)
-        except ValueError:
-            words = ", ".join(e.Resolution)
-            raise UsageError(f"{resolution!r} decides nothing; it is one of {words}") from None
-        state = await self.state()
-        if state.final is Status.TERMINATED:
-            raise ActionRefused(f"{self.instance} was terminated: nothing of it is run any more")
-        parked = [step for step in state.open_steps() if step.parked]
-        chosen = [step for step in parked if seq in (None, step.seq)]
-        if len(chosen) != 1:
-            names = ", ".join(f"{step.seq} ({step.scheduled.activity})" for step in parked)
-            raise ActionRefused(
-                f"{self.instance} has {len(chosen)} parked steps to choose from; parked: "
-                f"{names or 'none'}. Name one by its number"
-            )
-        activity = self._client.app.activities.get(chosen[0].scheduled.activity)
-        if decision is e.Resolution.COMPLETE and activity is not None:
-            result = activity.result.to_json_value(activity.result.from_json_value(result))
-        await self._client.send(
-            m.ResolveStep(
-                saga=self.instance.saga,
-                id=self.instance.id,
-                seq=chosen[0].seq,
-                resolution=decision,
-                who=who,
-                why=why,
-                result=result,
-            )
+        decision = decide(
+            await self.state(),
+            self._client.app.activities,
+            resolution,
+            who=who,
+            why=why,
+            seq=seq,
+            result=result,
         )
+        await self._client.send(decision)
 
     async def _act(self, verb: str, message: type[m.EngineMessage], **fields: Any) -> None:
         ending = await self._client.ending(self.instance)

@@ -188,7 +188,7 @@ def undo_nothing_again_after_a_late_result(patch: Patch) -> None:
     def happened(self: Compensation, step: StepState) -> None:
         pass
 
-    patch.setattr(Compensation, "effect_happened_after_all", happened)
+    patch.setattr(Compensation, "make_good", happened)
 
 
 # --- taking messages in
@@ -241,6 +241,26 @@ def fire_a_timer_before_it_is_due(patch: Patch) -> None:
         return [one.model_copy(update={"at": rest[2]}) for one in events]
 
     _wrap_intake(patch, m.FireTimer, timer)
+
+
+@defect
+def drop_doubt_about_what_had_failed(patch: Patch) -> None:
+    right = StepState.has_recorded
+
+    def has_recorded(self: StepState, attempt: int, outcome: e.AttemptOutcome) -> bool:
+        return self.told is not None or right(self, attempt, outcome)
+
+    patch.setattr(StepState, "has_recorded", has_recorded)
+
+
+@defect
+def go_on_without_what_happened_after_all(patch: Patch) -> None:
+    right: Any = StepState.is_unwanted
+
+    def is_unwanted(step: StepState) -> bool:
+        return bool(right.fget(step)) and (step.abandoned or step.outcome is Outcome.UNKNOWN)
+
+    patch.setattr(StepState, "is_unwanted", property(is_unwanted))
 
 
 def _wrap_intake(patch: Patch, kind: type[m.EngineMessage], wrapper: Any) -> None:

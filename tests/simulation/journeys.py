@@ -154,7 +154,7 @@ def draw_journey(rng: random.Random) -> Journey:
 
 class Fates:
     """What happens to attempts. Whether one breaks or is refused is fixed by the attempt, so that
-    its copies agree; how long it takes is not.
+    its copies agree, unless the bank is moody; how long it takes is not.
     """
 
     def __init__(self, seed: int) -> None:
@@ -166,15 +166,20 @@ class Fates:
             self._rng.choice([0.0, 0.1, 0.3]),
         )
         self.forgiven: set[str] = set()
+        moods = random.Random(f"moods {seed}")
+        self._moods = moods if moods.random() < 0.3 else None
 
     def __call__(self, name: str, key: str, attempt: int) -> Fate:
         is_forgiven = key in self.forgiven
         return Fate(
-            refuse=not is_forgiven and self._draw(key) < self._refused,
+            refuse=not is_forgiven and self._mood(key) < self._refused,
             broken=not is_forgiven and self._draw(f"{key}#{attempt}") < self._broken,
             before_s=self._seconds(),
             after_s=self._seconds(),
         )
+
+    def _mood(self, key: str) -> float:
+        return self._draw(key) if self._moods is None else self._moods.random()
 
     def _draw(self, text: str) -> float:
         digest = blake2b(f"{self._seed} {text}".encode(), digest_size=4).digest()
@@ -240,7 +245,7 @@ async def look_after(world: Simulation) -> None:
     while True:
         await world.clock.advance(30)
         for instance, state in await world.states():
-            for step in [step for step in state.open_steps() if step.parked]:
+            for step in [step for step in state.steps.values() if step.parked]:
                 handle = world.client.handle(instance.saga, instance.id)
                 with suppress(BrokerUnavailable, ActionRefused):
                     await resolve(world, handle, step)
@@ -263,6 +268,13 @@ def put_right(key: str, origin: str, step: StepState, rng: random.Random) -> Res
     """What a careful person does at the bank before they resolve a step."""
     bank = the_bank()
     assert isinstance(bank.fate, Fates)
+    if step.told:
+        # Its saga went on without it: the effect must not stand.
+        if key in bank.booked and rng.random() < 0.5:
+            return Resolution.COMPLETE
+        bank.voided.add(key)
+        bank.reverse_by_hand(key, "by hand")
+        return Resolution.SKIP
     if step.kind is StepKind.UNDO and rng.random() < 0.5:
         bank.reverse_by_hand(origin, "by hand")
         return rng.choice([Resolution.SKIP, Resolution.COMPLETE])

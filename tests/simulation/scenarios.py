@@ -8,8 +8,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from amends import App, Failure, Handle, SagaContext, SagaNotCompleted, Signal, Status, saga
-from amends.domain.messages import ReportCompleted
+from amends import (
+    App,
+    Failure,
+    Handle,
+    SagaContext,
+    SagaNotCompleted,
+    Signal,
+    Status,
+    StepFailed,
+    saga,
+)
+from amends.domain.events import AttemptOutcome, ErrorInfo
+from amends.domain.messages import ReportCompleted, ReportFailed
 from amends.testing.harness import Harness
 from tests.simulation.bank import FINE, Bank, Booking, Fate, pay, the_bank, wire
 
@@ -109,6 +120,15 @@ async def never_heard_of(ctx: SagaContext) -> list[str]:
     return [first, await ctx.do(pay, booking("late", 5))]
 
 
+@saga
+async def goes_another_way(ctx: SagaContext) -> list[str]:
+    first = await ctx.do(pay, booking("payer", -5))
+    try:
+        return [first, await ctx.do(pay, booking("refused", 5))]
+    except StepFailed:
+        return [first, await ctx.do(pay, booking("payee", 5))]
+
+
 Drive = Callable[[Harness, Handle[list[str]]], Awaitable[None]]
 
 
@@ -147,6 +167,30 @@ async def report_while_undone(harness: Harness, handle: Handle[list[str]]) -> No
     await report_late(harness, handle)
 
 
+async def doubt_at_the_end(harness: Harness, handle: Handle[list[str]]) -> None:
+    """One run of the third step was refused; the other booked, and nobody heard of it."""
+    assert (await end_of(handle))[0] is Status.COMPENSATED
+    the_bank().booked[f"{handle.instance}/3"] = booking("late", 2)
+    await harness.client.send(
+        ReportFailed(
+            saga=handle.instance.saga,
+            id=handle.id,
+            seq=3,
+            attempt=1,
+            outcome=AttemptOutcome.TIMED_OUT,
+            error=ErrorInfo(type="TimeoutError", message="too slow"),
+        )
+    )
+    await harness.advance(60)
+
+
+async def report_on_another_way(harness: Harness, handle: Handle[list[str]]) -> None:
+    """One run of the second step was refused, and its saga goes another way; the other booked."""
+    while f"{handle.instance}/3" not in the_bank().booked:
+        await harness.advance(0.1)
+    await report_late(harness, handle)
+
+
 async def report_late(harness: Harness, handle: Handle[list[str]]) -> None:
     key = f"{handle.instance}/2"
     the_bank().booked[key] = booking("late", 5)
@@ -178,6 +222,10 @@ def refused_third(name: str, key: str, attempt: int) -> Fate:
     seq = _seq(key)
     is_undo = name.startswith("un")
     return Fate(refuse=seq == 3, after_s=3 if seq == 4 else 0, broken=is_undo and attempt == 1)
+
+
+def refused_and_slow(name: str, key: str, attempt: int) -> Fate:
+    return Fate(refuse=_seq(key) == 2, after_s=3 if _seq(key) == 3 else 0)
 
 
 def never_heard(name: str, key: str, attempt: int) -> Fate:
@@ -235,6 +283,16 @@ SCENARIOS = [
     Scenario("undone side by side", "undone_at_once", COMPENSATED),
     Scenario("late, after the end", "never_heard_of", COMPENSATED, report_at_the_end, never_heard),
     Scenario("late, at its undo", "never_heard_of", COMPENSATED, report_while_undone, never_heard),
+    Scenario(
+        "in doubt, after a refusal", "two_and_a_refusal", COMPENSATED, doubt_at_the_end, refusing(3)
+    ),
+    Scenario(
+        "late, on another way",
+        "goes_another_way",
+        COMPLETED,
+        report_on_another_way,
+        refused_and_slow,
+    ),
     Scenario("in doubt", "never_heard_of", COMPENSATED, fate=breaks_after_its_effect),
     Scenario("cancelled", "sleeps_long", Status.CANCELLED, cancel),
     Scenario(
@@ -255,6 +313,7 @@ app = App(
         sleeps_long,
         beyond_the_pivot,
         never_heard_of,
+        goes_another_way,
     ],
     activities=[pay, wire],
 )

@@ -44,6 +44,16 @@ def _parked(summary: SagaSummary, step: OpenStep) -> Iterator[RenderableType]:
     yield _title(Status.PARKED, f"step {step.seq} ({step.activity}) waits for you{error}")
     resolve = f"amends resolve {quote(str(summary.instance))}"
     only = "" if len(summary.parked) == 1 else f" --step {step.seq}"
+    if step.told:
+        # The saga went on without it; only its effect is left to see to.
+        yield _commands(
+            (f"{resolve} skip{only} --why …", "it did not happen, or you saw to it: leave it so"),
+            (
+                f"{resolve} complete{only}{result} --why …",
+                "it happened: run its undo, if it has one",
+            ),
+        )
+        return
     skipped = "leave the effect as it is" if is_undo else "go on as if it had not been done"
     yield _commands(
         (f"{resolve} retry{only} --why …", "try again, with attempts anew"),

@@ -126,6 +126,8 @@ class Timeline:
                 return Line(at, seq, "!", what, value)
             case e.StepReportedLate():
                 said = "it did happen" if event.completed else "it did not happen"
+                if event.outcome is not None:
+                    said = "nobody knows whether it happened"
                 value = "" if event.result is None else self._value(event.result)
                 return Line(at, seq, "…", f"{name} reported late: {said}", value, _BAD)
             case e.StepAbandoned():

@@ -127,14 +127,16 @@ class StepRetried(InputEvent):
 
 
 class StepFailed(InputEvent):
-    """The step is over: its activity said that the effect did not happen."""
+    """The step is over: its activity or its probe said that the effect did not happen."""
 
     seq: int
     error: ErrorInfo
 
 
 class StepUnknown(InputEvent):
-    """The step is over for now: its effect may or may not have happened."""
+    """The step is over for now: its effect may or may not have happened. After a late report,
+    also of a step that had failed.
+    """
 
     seq: int
     error: ErrorInfo
@@ -142,7 +144,9 @@ class StepUnknown(InputEvent):
 
 
 class StepParked(InputEvent):
-    """The step waits for a person's decision."""
+    """The step waits for a person's decision. It may have been over already: a pivot that was
+    refused and happened after all.
+    """
 
     seq: int
     error: ErrorInfo
@@ -159,13 +163,17 @@ class StepResolved(InputEvent):
 
 
 class StepReportedLate(InputEvent):
-    """An attempt reported after its step was over. `completed` says whether the effect happened."""
+    """An attempt reported after it, or its step, was over.
+
+    `completed` says whether the effect happened; `outcome` is there when nobody knows.
+    """
 
     seq: int
     attempt: int
     completed: bool
     result: Any = None
     error: ErrorInfo | None = None
+    outcome: AttemptOutcome | None = None
 
 
 class TimerFired(InputEvent):

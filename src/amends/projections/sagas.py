@@ -38,12 +38,18 @@ class OpenStep:
     failed_attempts: int = 0
     retry_at: datetime | None = None
     parked: bool = False
+    told: bool = False
+    """Whether the saga was told that it was not done, and went on: only its effect is open."""
     error: e.ErrorInfo | None = None
 
     @property
     def attempt(self) -> int:
         """The attempt that is running or due next; of a parked step, the last one it had."""
         return max(1, self.failed_attempts + (not self.parked))
+
+
+def _by_number(step: OpenStep) -> int:
+    return step.seq
 
 
 class SagaSummary:
@@ -57,6 +63,7 @@ class SagaSummary:
         "_open",
         "_stalled",
         "_timers",
+        "_undone",
         "events",
         "fault",
         "instance",
@@ -72,6 +79,8 @@ class SagaSummary:
         """Why the journal could not be read to its end; all else is then what stands before it."""
         self._at = _NEVER
         self._open: dict[int, OpenStep] = {}
+        self._undone: dict[int, OpenStep] = {}
+        """Steps that ended without a result: a late report may open them again."""
         self._timers: dict[int, datetime] = {}
         self._compensating = False
         self._final: Status | None = None
@@ -98,12 +107,14 @@ class SagaSummary:
     @property
     def parked(self) -> list[OpenStep]:
         """The steps that wait for a person, by number."""
-        return [step for step in self._open.values() if step.parked]
+        return sorted((step for step in self._open.values() if step.parked), key=_by_number)
 
     @property
     def step(self) -> OpenStep | None:
         """The step that the instance is at: a parked one, else the latest that is open."""
-        return next(iter(self.parked), None) or next(reversed(self._open.values()), None)
+        return next(iter(self.parked), None) or max(
+            self._open.values(), key=_by_number, default=None
+        )
 
     @property
     def next_timer(self) -> datetime | None:
@@ -143,11 +154,23 @@ class SagaSummary:
         if isinstance(event, e.StepScheduled):
             self._open[event.seq] = OpenStep(event.seq, event.activity, event.kind)
         elif isinstance(event, _ABOUT_STEPS):
-            step = self._open.get(event.seq)
-            if step is not None and _is_over(step, event, self._at):
-                del self._open[event.seq]
+            self._apply_to_step(event)
         else:
             self._apply_to_whole(event)
+
+    def _apply_to_step(self, event: _StepEvent) -> None:
+        step = self._open.get(event.seq)
+        if step is None and isinstance(event, e.StepUnknown | e.StepParked):
+            step = self._undone.get(event.seq)  # a late report opens it again
+        if step is None:
+            return
+        if not _is_over(step, event, self._at):
+            self._open[event.seq] = step
+            return
+        self._open.pop(event.seq, None)
+        if not isinstance(event, e.StepCompleted):
+            step.told = True
+            self._undone[event.seq] = step
 
     def _apply_to_whole(self, event: e.JournalEvent) -> None:
         ending = ending_of(event)

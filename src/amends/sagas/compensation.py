@@ -62,12 +62,12 @@ class Compensation:
         if self._planned is None:
             self._planned = set()
 
-    def effect_happened_after_all(self, step: StepState) -> None:
-        """The effect of a step happened, though compensation began without knowing that. What
-        was undone without its result, or not at all, is undone (again) with it; the undo is the
-        same activity, and safe to repeat by contract.
+    def make_good(self, step: StepState) -> None:
+        """The effect of a step happened or may have happened, though compensation began without
+        knowing that. What was not undone is undone; what was undone without its result is undone
+        again once that is known: the undo is the same activity, and safe to repeat by contract.
         """
-        if self._planned is None or step.scheduled.undo is None or step.undo_given:
+        if self._planned is None or step.scheduled.undo is None or step.is_undone:
             return  # not undone yet, if it ever will be
         if step.undo_scheduled or step.seq not in self._planned:
             self._schedule(step)

@@ -64,7 +64,7 @@ class Ending:
 
     def _is_pivot_open(self) -> bool:
         steps = self._execution.state.steps.values()
-        return any(step.is_open and step.scheduled.pivot for step in steps)
+        return any(step.is_open and step.scheduled.pivot and not step.told for step in steps)
 
     def _main_ended(self, task: asyncio.Task[Any]) -> None:
         if self._execution.discarded:

@@ -286,11 +286,11 @@ class SagaExecution:
     def _on_started(self, event: e.SagaStarted) -> None:
         self.ending.run(self.definition.call(SagaContext(self), event.input))
 
-    def _on_step_completed(self, event: e.StepCompleted) -> None:
+    def _on_step_completed(self, event: e.StepCompleted | e.StepResolved) -> None:
         self._resolve(event.seq, event.result)
         step = self.state.steps.get(event.seq)
         if step is not None:
-            self.compensation.effect_happened_after_all(step)
+            self.compensation.make_good(step)
 
     def _on_step_failed(self, event: e.StepFailed) -> None:
         step = self.state.step(event.seq)
@@ -300,6 +300,7 @@ class SagaExecution:
         step = self.state.step(event.seq)
         if event.then is e.AfterUnknown.RAISE:
             self._reject(event.seq, StepUnknown(step.scheduled.activity, event.seq, event.error))
+            self.compensation.make_good(step)
         elif event.then is e.AfterUnknown.PROBE:
             activity = self.activities.get(step.scheduled.activity)
             probe = None if activity is None else activity.probe_activity
@@ -322,11 +323,11 @@ class SagaExecution:
         if event.resolution is e.Resolution.SKIP:
             self._resolve(event.seq, SKIPPED)
         elif event.resolution is e.Resolution.COMPLETE:
-            self._resolve(event.seq, event.result)
+            self._on_step_completed(event)
 
     def _on_reported_late(self, event: e.StepReportedLate) -> None:
         if event.completed:
-            self.compensation.effect_happened_after_all(self.state.step(event.seq))
+            self.compensation.make_good(self.state.step(event.seq))
 
     def _on_timer_fired(self, event: e.TimerFired) -> None:
         if event.seq:

@@ -84,16 +84,8 @@ class Intake:
         step = state.steps.get(message.seq)
         if step is None or step.outcome is Outcome.COMPLETED:
             return []
-        if not step.is_open or not _is_wanted(state, step):
-            return [
-                e.StepReportedLate(
-                    at=at,
-                    seq=message.seq,
-                    attempt=message.attempt,
-                    completed=True,
-                    result=message.result,
-                )
-            ]
+        if not step.is_open or step.told or not _is_wanted(state, step):
+            return self._happened_after_all(state, step, message.attempt, message.result, at)
         done = e.StepCompleted(
             at=at, seq=message.seq, attempt=message.attempt, result=message.result
         )
@@ -108,14 +100,10 @@ class Intake:
         if origin is None or not origin.is_open:
             return []  # its own report was faster
         if answer["happened"]:
-            return [
-                e.StepCompleted(
-                    at=at,
-                    seq=origin.seq,
-                    attempt=max(1, origin.failed_attempts),
-                    result=answer["result"],
-                )
-            ]
+            attempt, result = max(1, origin.failed_attempts), answer["result"]
+            if origin.told:
+                return self._happened_after_all(state, origin, attempt, result, at)
+            return [e.StepCompleted(at=at, seq=origin.seq, attempt=attempt, result=result)]
         error = origin.error or e.ErrorInfo(type="DidNotHappen", message="by its probe")
         return [self._give_up_failed(state, origin, error, at)]
 
@@ -123,20 +111,9 @@ class Intake:
         step = state.steps.get(message.seq)
         if step is None or step.has_recorded(message.attempt, message.outcome):
             return []
-        if not step.is_open:
-            if step.outcome is not Outcome.UNKNOWN or step.late:
-                return []
-            return [
-                e.StepReportedLate(
-                    at=at,
-                    seq=message.seq,
-                    attempt=message.attempt,
-                    completed=False,
-                    error=message.error,
-                )
-            ]
-        if message.attempt <= step.failed_attempts or step.parked or step.probing:
-            return []
+        is_over = not step.is_open or step.parked or step.probing
+        if is_over or message.attempt <= step.failed_attempts:
+            return self._failed_late(state, step, message, at)
         retry_at = self._retry_at(state, step, message, at)
         failed = e.StepAttemptFailed(
             at=at,
@@ -150,6 +127,53 @@ class Intake:
             return [failed]
         unsure = step.doubtful or message.outcome is not e.AttemptOutcome.FAILED
         return [failed, *self._give_up(state, step, message.error, at, unsure=unsure)]
+
+    def _failed_late(
+        self, state: InstanceState, step: StepState, message: m.ReportFailed, at: datetime
+    ) -> Events:
+        """Another run of the attempt ended first. That this one failed for sure changes nothing;
+        that nobody knows what it did makes the step unknown, whatever the other one said.
+        """
+        outcome = None if message.outcome is e.AttemptOutcome.FAILED else message.outcome
+        is_news = outcome is not None and message.attempt not in step.unsure_attempts
+        if step.outcome is Outcome.UNKNOWN:
+            is_news = is_news or not step.late
+        if not is_news or step.outcome is Outcome.COMPLETED or step.kind is not e.StepKind.STEP:
+            return []
+        late = e.StepReportedLate(
+            at=at,
+            seq=step.seq,
+            attempt=message.attempt,
+            completed=False,
+            error=message.error,
+            outcome=outcome,
+        )
+        is_settled = step.outcome in (Outcome.FAILED, Outcome.SKIPPED)
+        if not is_settled or not step.may_surprise or step.undo_scheduled:
+            return [late]
+        if state.final is Status.TERMINATED:
+            return [late]
+        return [late, self._unknown(state, step, message.error, at)]
+
+    def _happened_after_all(
+        self, state: InstanceState, step: StepState, attempt: int, result: Any, at: datetime
+    ) -> Events:
+        """Nobody counts on the effect any more. It is undone; a pivot that cannot be is for a
+        person, because everything else was undone, or will be, as if it had not happened.
+        """
+        late = e.StepReportedLate(
+            at=at, seq=step.seq, attempt=attempt, completed=True, result=result
+        )
+        is_stuck = step.told and step.scheduled.pivot and step.scheduled.undo is None
+        if not is_stuck or state.final is Status.TERMINATED:
+            return [late]
+        stands = e.ErrorInfo(
+            type="PivotStands",
+            message=f"{step.scheduled.activity} happened after the saga was told otherwise; it "
+            "has no undo, and what the saga did besides is undone, or will be. See to the effect "
+            "by hand, then skip the step; to stop what is left of the undoing, terminate",
+        )
+        return [late, e.StepParked(at=at, seq=step.seq, error=stands)]
 
     def _retry_at(
         self, state: InstanceState, step: StepState, message: m.ReportFailed, at: datetime
@@ -220,13 +244,18 @@ class Intake:
             return self._probe_failed(state, step, error, at)
         if error.declared or not unsure:
             return [self._give_up_failed(state, step, error, at)]
+        return [self._unknown(state, step, error, at)]
+
+    def _unknown(
+        self, state: InstanceState, step: StepState, error: e.ErrorInfo, at: datetime
+    ) -> e.StepUnknown:
         activity = self._activities.get(step.scheduled.activity)
         is_probed = activity is not None and activity.probe_activity is not None
         if is_probed and _is_wanted(state, step):
             then = e.AfterUnknown.PROBE
         else:
             then = self._after_unknown(state, step, activity)
-        return [e.StepUnknown(at=at, seq=step.seq, error=error, then=then)]
+        return e.StepUnknown(at=at, seq=step.seq, error=error, then=then)
 
     def _probe_failed(
         self, state: InstanceState, probe: StepState, error: e.ErrorInfo, at: datetime
@@ -246,7 +275,8 @@ class Intake:
     def _give_up_failed(
         self, state: InstanceState, step: StepState, error: e.ErrorInfo, at: datetime
     ) -> e.InputEvent:
-        if state.pivot_passed and state.final is None and not step.abandoned:
+        is_awaited = not step.abandoned and not step.told
+        if state.pivot_passed and state.final is None and is_awaited:
             return e.StepParked(at=at, seq=step.seq, error=error)
         return e.StepFailed(at=at, seq=step.seq, error=error)
 
@@ -254,13 +284,13 @@ class Intake:
         self, state: InstanceState, step: StepState, activity: Activity[Any, Any] | None
     ) -> e.AfterUnknown:
         """A pivot, and what comes after one, is never guessed at: undoing may be impossible."""
-        if state.final is not None:
+        if not _is_wanted(state, step):
             return e.AfterUnknown.RAISE
         if step.scheduled.pivot:
             return e.AfterUnknown.PARK
         if activity is not None and activity.on_unknown == "park":
             return e.AfterUnknown.PARK
-        if state.pivot_passed and not step.abandoned:
+        if state.pivot_passed and not step.abandoned and not step.told:
             return e.AfterUnknown.PARK
         return e.AfterUnknown.RAISE
 
@@ -305,6 +335,8 @@ class Intake:
         step = state.steps.get(message.seq)
         if step is None or not step.parked or state.final is Status.TERMINATED:
             raise Refused(f"step {message.seq} of {state.instance} is not parked")
+        if message.resolution is e.Resolution.RETRY and step.told:
+            raise Refused(f"the saga went on without step {message.seq}: it is not run again")
         activity = self._activities.get(step.scheduled.activity)
         if message.resolution is e.Resolution.COMPLETE and activity is not None:
             try:
@@ -326,12 +358,16 @@ class Intake:
 
 
 def _is_wanted(state: InstanceState, step: StepState) -> bool:
-    """Whether anything depends on what comes of a step that is open: once its instance has ended,
-    an undo that a late report asked for, and nothing else; after a termination, nothing.
+    """Whether anything depends on what comes of a step: once its instance has ended, what a late
+    report asked for (an undo, a step that is in doubt again and its probe), and nothing else;
+    after a termination, nothing.
     """
     if state.final is None:
         return True
-    return step.kind is e.StepKind.UNDO and state.final is not Status.TERMINATED
+    if state.final is Status.TERMINATED:
+        return False
+    about = step if step.scheduled.of is None else state.steps.get(step.scheduled.of)
+    return step.kind is e.StepKind.UNDO or (about is not None and about.told is not None)
 
 
 _ADMIT: Final[dict[type[m.EngineMessage], Callable[..., Events]]] = {

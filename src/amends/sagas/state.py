@@ -78,9 +78,9 @@ class InstanceState:
 
     @property
     def is_settled(self) -> bool:
-        """Whether no step, other than an undo, is open."""
+        """Whether no step, other than an undo, is open, or waits for a person."""
         return not any(
-            step.outcome is None and step.kind is not e.StepKind.UNDO
+            (step.outcome is None or step.parked) and step.kind is not e.StepKind.UNDO
             for step in self.steps.values()
         )
 
@@ -140,7 +140,7 @@ class InstanceState:
         step.error = event.error
         step.retry_at = event.retry_at
         if event.outcome is not e.AttemptOutcome.FAILED:
-            step.doubtful = True
+            step.ended_unsure(event.attempt)
 
     def _step_retried(self, event: e.StepRetried) -> None:
         self.step(event.seq).retry_at = None
@@ -157,6 +157,7 @@ class InstanceState:
         step.retry_at = None
         step.probing = event.then is e.AfterUnknown.PROBE
         step.parked = event.then is e.AfterUnknown.PARK
+        step.outcome = None  # it may have failed before
         if event.then is e.AfterUnknown.RAISE:
             self._close(step, Outcome.UNKNOWN)
 
@@ -176,7 +177,8 @@ class InstanceState:
                 step.deadline += self.at - step.tried_since
             step.tried_since = self.at
         elif event.resolution is e.Resolution.SKIP:
-            self._close(step, Outcome.SKIPPED)
+            if step.is_open:
+                self._close(step, Outcome.SKIPPED)
         else:
             self._close(step, Outcome.COMPLETED, result=event.result)
 
@@ -189,6 +191,8 @@ class InstanceState:
     def _reported_late(self, event: e.StepReportedLate) -> None:
         step = self.step(event.seq)
         step.late = True
+        if event.outcome is not None:
+            step.ended_unsure(event.attempt)
         if event.completed:
             step.outcome = Outcome.COMPLETED
             step.result = event.result
@@ -196,10 +200,11 @@ class InstanceState:
 
     def _close(self, step: StepState, outcome: Outcome, *, result: Any = None) -> None:
         step.outcome = outcome
+        step.told = step.told or outcome
         step.result = result
         step.parked = step.probing = False
         step.retry_at = None
-        if outcome is Outcome.COMPLETED and step.scheduled.pivot:
+        if step.told is Outcome.COMPLETED and step.scheduled.pivot:
             self.pivot_passed = True
         if outcome is Outcome.COMPLETED and step.scheduled.undo is None:
             # Nothing can ask for it again; a long journal must not make a large state.

@@ -39,9 +39,11 @@ class StepState:
         "result",
         "retry_at",
         "scheduled",
+        "told",
         "tried_since",
         "undo_given",
         "undo_scheduled",
+        "unsure_attempts",
     )
 
     def __init__(self, scheduled: e.StepScheduled, at: datetime) -> None:
@@ -61,10 +63,16 @@ class StepState:
         self.retry_at: datetime | None = None
         self.doubtful = False
         """Whether an attempt ended without anybody knowing if the effect happened."""
+        self.unsure_attempts: frozenset[int] = frozenset()
+        """Those that reported so. A second such report of one attempt is taken for a copy."""
         self.parked = False
         self.probing = False
         self.abandoned = False
         self.outcome: Outcome | None = None
+        self.told: Outcome | None = None
+        """What the saga was told of it, once it was. It goes on from there, whatever a late report
+        says: that can only be made good.
+        """
         self.result: Any = None
         self.error: e.ErrorInfo | None = None
         self.late = False
@@ -111,21 +119,22 @@ class StepState:
 
     @property
     def is_unwanted(self) -> bool:
-        """Whether the saga went on without this step, and something can make it good: it gave the
-        step up, or caught that its outcome is unknown.
+        """Whether the saga went on without this step, whose effect may stand, and something can
+        make it good: it gave the step up, or was told that it was not done.
         """
         if self.scheduled.undo is None or self.kind is not e.StepKind.STEP:
             return False
-        if self.outcome is Outcome.UNKNOWN:
-            return True
-        return self.abandoned and self.outcome in (None, Outcome.COMPLETED)
+        went_on = self.abandoned or self.told not in (None, Outcome.COMPLETED)
+        return went_on and self.outcome in (None, Outcome.UNKNOWN, Outcome.COMPLETED)
 
     @property
     def may_surprise(self) -> bool:
-        """Whether a late report could say that an effect stands which nobody counts on."""
-        if self.scheduled.undo is None or self.kind is not e.StepKind.STEP:
+        """Whether a late report could say that an effect stands, or may, which nobody counts on
+        and something or somebody should make good.
+        """
+        if self.kind is not e.StepKind.STEP or self.outcome is Outcome.COMPLETED:
             return False
-        return self.outcome is not Outcome.COMPLETED
+        return self.scheduled.undo is not None or self.scheduled.pivot
 
     @property
     def is_undone(self) -> bool:
@@ -134,10 +143,18 @@ class StepState:
 
     def has_recorded(self, attempt: int, outcome: e.AttemptOutcome) -> bool:
         """Whether a report that says so is a copy. Two runs of one attempt may end differently:
-        that the later one failed for sure is worth knowing when the other timed out.
+        that the later one failed for sure is worth knowing when the other timed out, and that it
+        timed out, when the other failed.
         """
+        if outcome is not e.AttemptOutcome.FAILED and attempt not in self.unsure_attempts:
+            return False
         last = (self.failed_attempts, self.last_outcome)
         return attempt < self.failed_attempts or (attempt, outcome) == last
+
+    def ended_unsure(self, attempt: int) -> None:
+        """Nobody knows what this attempt did."""
+        self.doubtful = True
+        self.unsure_attempts |= {attempt}
 
     @property
     def needs_undo(self) -> bool:

@@ -46,6 +46,10 @@ class _Step:
         self.is_parked = False
         self.is_abandoned = False
         self.late = 0
+        self.was_told = False
+        """Whether the saga knows how it ended: it goes on from there."""
+        self.may_reopen = False
+        """Whether a late report puts in question what the saga was told."""
         self.undos: list[_Step] = []
 
 
@@ -123,7 +127,8 @@ class _Journal:
         if origin.late or not self._compensating:
             return
         regular = [step for step in self._steps.values() if step.scheduled.kind is e.StepKind.STEP]
-        _demand(all(step.is_over for step in regular), "nothing runs while something is undone")
+        over = all(step.is_over or step.was_told for step in regular)
+        _demand(over, "nothing runs while something is undone")
         if self._in_reverse:
             for step in regular:
                 if step.scheduled.seq > origin.scheduled.seq and step.happened and not step.late:
@@ -132,13 +137,11 @@ class _Journal:
 
     def _report(self, step: _Step, event: Any) -> None:
         if isinstance(event, e.StepReportedLate):
-            _demand(
-                step.is_over or self.final is not None, "a late report is on a step that is over"
-            )
-            step.late += 1
-            if event.completed:
-                step.is_over, step.happened = True, True
+            self._report_late(step, event)
             return
+        if step.may_reopen and isinstance(event, e.StepUnknown | e.StepParked):
+            step.is_over = False
+        step.may_reopen = False
         _demand(not step.is_over, f"step {event.seq} was over already at {type(event).__name__}")
         step.retry_at = None
         if isinstance(event, e.StepRetried):
@@ -156,19 +159,38 @@ class _Journal:
         elif isinstance(event, e.StepUnknown):
             step.happened = None
             step.is_over = event.then is e.AfterUnknown.RAISE
+            step.was_told = step.was_told or step.is_over
             step.is_parked = event.then is e.AfterUnknown.PARK
         else:
             self._close(step, happened=isinstance(event, e.StepCompleted))
 
+    def _report_late(self, step: _Step, event: e.StepReportedLate) -> None:
+        doubt = event.outcome is not None
+        is_late = step.is_over or step.was_told or self.final is not None
+        of_a_past_attempt = doubt and (event.attempt <= step.attempt or step.happened is None)
+        _demand(is_late or of_a_past_attempt, "a late report is on what is over")
+        _demand(not (doubt and event.completed), "what happened is not in doubt")
+        step.late += 1
+        if event.completed:
+            step.is_over, step.happened, step.is_parked = True, True, False
+        elif doubt:
+            step.happened = None
+        step.may_reopen = step.was_told
+
     def _resolve(self, step: _Step, event: e.StepResolved) -> None:
         _demand(step.is_parked, "only a parked step is resolved")
         step.is_parked = False
+        if step.was_told:
+            again = event.resolution is e.Resolution.RETRY
+            _demand(not again, "what the saga went on without is not run again")
         if event.resolution is not e.Resolution.RETRY:
             self._close(step, happened=event.resolution is e.Resolution.COMPLETE)
 
     def _close(self, step: _Step, *, happened: bool) -> None:
+        passes = happened and step.scheduled.pivot and not step.was_told
+        self._pivoted = self._pivoted or passes
         step.is_over, step.happened, step.is_parked = True, happened, False
-        self._pivoted = self._pivoted or (happened and step.scheduled.pivot)
+        step.was_told = True
 
     def _abandon(self, step: _Step) -> None:
         step.is_abandoned = True
@@ -198,7 +220,9 @@ class _Journal:
         if self.final is None or isinstance(self.final, e.SagaCompleted | e.SagaTerminated):
             return
         for seq, step in self._steps.items():
-            if step.scheduled.undo is not None and step.happened is not False:
+            if step.scheduled.undo is None or step.is_parked:
+                continue
+            if step.happened is not False:
                 _demand(step.undos != [], f"step {seq} is undone")
                 _demand(all(undo.is_over for undo in step.undos), f"the undo of step {seq} is over")
 

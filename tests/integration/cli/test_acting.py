@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from amends import App, Client, InstanceId, SagaContext, activity, saga
+from amends.domain import messages as m
+from amends.domain.ids import START
+from amends.stores.port import EventFilter
 from tests.integration.cli import transfer_app
-from tests.integration.cli.conftest import APP, Amends
+from tests.integration.cli.conftest import APP, WAIT_S, Amends
 
 
 def events(amends: Amends, instance: str, type: str) -> list[dict[str, Any]]:
@@ -101,6 +105,48 @@ def test_a_parked_undo_is_decided_by_hand(amends: Amends, resolution: str) -> No
     assert ran.json[0]["resolution"] == resolution
     amends.settle("transfer/t")
     assert events(amends, "transfer/t", "StepResolved")[0]["why"] == "paid in cash"
+
+
+@activity
+async def wire(amount: int) -> str:
+    raise transfer_app.AccountClosed("refused")
+
+
+@saga
+async def wired(ctx: SagaContext, amount: int) -> None:
+    await ctx.do(wire, amount, pivot=True)
+
+
+def test_a_refused_pivot_that_happened_after_all_is_seen_and_decided_by_hand(
+    amends: Amends,
+) -> None:
+    async def refused_and_yet(client: Client) -> None:
+        handle = await client.start(wired, 5, id="w")
+        await client.wait_for_end(handle.instance, WAIT_S)
+        late = m.ReportCompleted(saga="wired", id="w", seq=1, attempt=1, result="wired")
+        await client.send(late)
+        parked = EventFilter((handle.instance.stream,), ("StepParked",))
+        await anext(client.backend.store.subscribe(START, filter=parked))
+
+    amends.engine(refused_and_yet, app=App(sagas=[wired], activities=[wire]))
+    [listed] = amends.ok("list", "--state", "parked", "--json").json
+    assert (listed["instance"], listed["parked"][0]["activity"]) == ("wired/w", "wire")
+    assert "happened after the saga was told otherwise" in listed["parked"][0]["error"]
+    shown = amends.ok("show", "wired/w").out
+    assert "step 1 (wire) waits for you: PivotStands" in " ".join(shown.split())
+    assert "amends resolve wired/w skip --why" in shown
+    assert "wired/w retry" not in shown
+    ran = amends("resolve", "wired/w", "retry", "--why", "?")
+    assert ran.code == 1
+    assert "it is not run again" in " ".join(ran.err.split())
+    amends.ok("resolve", "wired/w", "skip", "--why", "called the money back")
+    amends.engine(until_resolved, app=App(sagas=[wired], activities=[wire]))
+    assert amends.state("wired/w") == "failed"
+
+
+async def until_resolved(client: Client) -> None:
+    resolved = EventFilter((InstanceId("wired", "w").stream,), ("StepResolved",))
+    await anext(client.backend.store.subscribe(START, filter=resolved))
 
 
 def test_a_decision_needs_a_reason(amends: Amends) -> None:

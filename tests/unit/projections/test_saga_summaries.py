@@ -19,6 +19,7 @@ from amends.errors import DecodeError
 from amends.projections.sagas import INSTANCES_PAGE, SagaSummary, newest_first, summarise
 from amends.sagas.replay import fold
 from amends.sagas.state import InstanceState
+from amends.sagas.step import Outcome
 from amends.stores.memory import MemoryStore
 from amends.stores.port import Append
 from amends.testing.clock import EPOCH, VirtualClock
@@ -72,11 +73,32 @@ class Writer:
         closed = state.steps.keys() - is_open
         if closed and (not is_open or data.draw(st.booleans())):
             seq = data.draw(st.sampled_from(sorted(closed)))
-            done = data.draw(st.booleans())
-            self.events.append(e.StepReportedLate(at=self.now, seq=seq, attempt=1, completed=done))
+            self.events += data.draw(st.sampled_from(self._late_reports(state, seq)))
         elif is_open:
             seq = data.draw(st.sampled_from(sorted(is_open)))
             self.events.append(data.draw(st.sampled_from(self._reports(state, seq))))
+
+    def _late_reports(self, state: InstanceState, seq: int) -> list[list[e.JournalEvent]]:
+        at, step = self.now, state.steps[seq]
+        if step.parked:
+            by_hand = (e.Resolution.SKIP, e.Resolution.COMPLETE)
+            return [
+                [e.StepResolved(at=at, seq=seq, resolution=resolution, who="w", why="y")]
+                for resolution in by_hand
+            ]
+        late = [
+            e.StepReportedLate(at=at, seq=seq, attempt=1, completed=done) for done in (False, True)
+        ]
+        choices: list[list[e.JournalEvent]] = [[fact] for fact in late]
+        if step.told is not Outcome.COMPLETED:
+            choices.append([late[1], e.StepParked(at=at, seq=seq, error=ERROR)])
+        if step.outcome is not Outcome.COMPLETED:
+            unsure = late[0].model_copy(update={"outcome": e.AttemptOutcome.VANISHED})
+            choices += [
+                [unsure, e.StepUnknown(at=at, seq=seq, error=ERROR, then=then)]
+                for then in e.AfterUnknown
+            ]
+        return choices
 
     def _reports(self, state: InstanceState, seq: int) -> list[e.JournalEvent]:
         at, step = self.now, state.steps[seq]
@@ -137,7 +159,7 @@ def test_a_summary_agrees_with_the_engine_s_own_fold(data: st.DataObject) -> Non
     summary.take(journal(writer.events))
     assert summary.fault is None
     assert summary.state is state.status
-    parked = [step for step in state.open_steps() if step.parked]
+    parked = [step for step in state.steps.values() if step.parked]
     assert [step.seq for step in summary.parked] == [step.seq for step in parked]
     at = parked[:1] or state.open_steps()[-1:]
     assert (summary.step is None) == (not at)
