@@ -160,7 +160,8 @@ class Handle(Generic[R]):
         as it is, and `complete` says that it happened, so that it is undone.
 
         Raises ActionRefused (nothing is parked, several are, or it is not run again),
-        InvalidPayload (the result does not fit the activity), UsageError (another word),
+        InvalidPayload (the result does not fit the activity), NotRegistered (nobody can check
+        the result: this client's application lacks the activity), UsageError (another word),
         InstanceNotFound.
         """
         decision = decide(

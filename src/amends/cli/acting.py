@@ -122,7 +122,9 @@ def resolve(
     who: Who = None,
     app: Annotated[
         str | None,
-        typer.Option(metavar="APP", help="Check the result against this application's types."),
+        typer.Option(
+            metavar="APP", help="The application whose types --result must fit; not for an undo."
+        ),
     ] = None,
     db: Db = None,
     json: Json = False,

@@ -39,7 +39,7 @@ def hints_for(summary: SagaSummary, now: datetime) -> Iterator[RenderableType]:
 
 def _parked(summary: SagaSummary, step: OpenStep) -> Iterator[RenderableType]:
     is_undo = step.kind is StepKind.UNDO
-    done, result = ("undone", "") if is_undo else ("done", " --result JSON")
+    done, result = ("undone", "") if is_undo else ("done", " --result JSON --app APP")
     error = "" if step.error is None else f": {step.error.type}: {step.error.message}"
     yield _title(Status.PARKED, f"step {step.seq} ({step.activity}) waits for you{error}")
     resolve = f"amends resolve {quote(str(summary.instance))}"

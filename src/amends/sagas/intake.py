@@ -338,7 +338,12 @@ class Intake:
         if message.resolution is e.Resolution.RETRY and step.told:
             raise Refused(f"the saga went on without step {message.seq}: it is not run again")
         activity = self._activities.get(step.scheduled.activity)
-        if message.resolution is e.Resolution.COMPLETE and activity is not None:
+        if message.resolution is e.Resolution.COMPLETE and step.kind is not e.StepKind.UNDO:
+            if activity is None:
+                raise Refused(
+                    f"activity {step.scheduled.activity!r} is not registered with this "
+                    "application, so nobody can say whether the result fits; redrive it where it is"
+                )
             try:
                 activity.result.from_json_value(message.result)
             except InvalidPayload as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from amends.domain import messages as m
-from amends.domain.events import Resolution
+from amends.domain.events import Resolution, StepKind
 from amends.domain.status import Status
-from amends.errors import ActionRefused, UsageError
+from amends.errors import ActionRefused, InvalidPayload, NotRegistered, UsageError
 from amends.sagas.execution import ActivityMap
 from amends.sagas.state import InstanceState
 from amends.sagas.step import StepState
@@ -36,9 +36,8 @@ def decide(
             "not run again. Resolve it with skip (leave it as it is) or complete (it happened, "
             "with this result: it is undone)"
         )
-    activity = activities.get(step.scheduled.activity)
-    if word is Resolution.COMPLETE and activity is not None:
-        result = activity.result.to_json_value(activity.result.from_json_value(result))
+    if word is Resolution.COMPLETE:
+        result = _checked(step, activities, result)
     return m.ResolveStep(
         saga=state.instance.saga,
         id=state.instance.id,
@@ -48,6 +47,24 @@ def decide(
         why=why,
         result=result,
     )
+
+
+def _checked(step: StepState, activities: ActivityMap, result: Any) -> Any:
+    """A result by hand, if it fits: a saga that it does not fit would stall of it."""
+    if step.kind is StepKind.UNDO:
+        if result is not None:
+            raise InvalidPayload(
+                f"step {step.seq} is an undo, and an undo has no result; nothing was sent"
+            )
+        return None
+    activity = activities.get(step.scheduled.activity)
+    if activity is None:
+        raise NotRegistered(
+            f"activity {step.scheduled.activity!r} is not registered with this application, so "
+            f"nobody can say whether the result of step {step.seq} fits. Nothing was sent. Use the "
+            "application that has it (on the command line: --app)"
+        )
+    return activity.result.to_json_value(activity.result.from_json_value(result))
 
 
 def _parked(state: InstanceState, seq: int | None) -> StepState:

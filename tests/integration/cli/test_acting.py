@@ -117,6 +117,9 @@ async def wired(ctx: SagaContext, amount: int) -> None:
     await ctx.do(wire, amount, pivot=True)
 
 
+wiring = App(sagas=[wired], activities=[wire])
+
+
 def test_a_refused_pivot_that_happened_after_all_is_seen_and_decided_by_hand(
     amends: Amends,
 ) -> None:
@@ -128,7 +131,7 @@ def test_a_refused_pivot_that_happened_after_all_is_seen_and_decided_by_hand(
         parked = EventFilter((handle.instance.stream,), ("StepParked",))
         await anext(client.backend.store.subscribe(START, filter=parked))
 
-    amends.engine(refused_and_yet, app=App(sagas=[wired], activities=[wire]))
+    amends.engine(refused_and_yet, app=wiring)
     [listed] = amends.ok("list", "--state", "parked", "--json").json
     assert (listed["instance"], listed["parked"][0]["activity"]) == ("wired/w", "wire")
     assert "happened after the saga was told otherwise" in listed["parked"][0]["error"]
@@ -136,11 +139,15 @@ def test_a_refused_pivot_that_happened_after_all_is_seen_and_decided_by_hand(
     assert "step 1 (wire) waits for you: PivotStands" in " ".join(shown.split())
     assert "amends resolve wired/w skip --why" in shown
     assert "wired/w retry" not in shown
+    by_hand = ("resolve", "wired/w", "complete", "--why", "?", "--result", "7")
+    for more, says in (((), "--app"), (("--app", f"{__name__}:wiring"), "does not fit")):
+        ran = amends(*by_hand, *more)
+        assert (ran.code, says in " ".join(ran.err.split())) == (2, True)
     ran = amends("resolve", "wired/w", "retry", "--why", "?")
     assert ran.code == 1
     assert "it is not run again" in " ".join(ran.err.split())
     amends.ok("resolve", "wired/w", "skip", "--why", "called the money back")
-    amends.engine(until_resolved, app=App(sagas=[wired], activities=[wire]))
+    amends.engine(until_resolved, app=wiring)
     assert amends.state("wired/w") == "failed"
 
 
@@ -165,5 +172,5 @@ def test_a_result_by_hand_is_checked_when_the_application_is_named(amends: Amend
     amends.transfer("t", "jammed", "closed")
     ran = amends("resolve", "transfer/t", "complete", "--why", "x", "--result", "7", "--app", APP)
     assert ran.code == 2
-    assert "does not fit" in ran.err
+    assert "an undo has no result" in ran.err
     assert amends("resolve", "transfer/t", "retry", "--why", "x", "--result", "7").code == 2

@@ -6,10 +6,16 @@ import asyncio
 
 import pytest
 
-from amends import App, Handle, Saga, SagaContext, Status, saga
+from amends import App, Client, Handle, Saga, SagaContext, Status, saga
 from amends.domain import events as e
 from amends.domain import messages as m
-from amends.errors import ActionRefused, InstanceNotFound, InvalidPayload, UsageError
+from amends.errors import (
+    ActionRefused,
+    InstanceNotFound,
+    InvalidPayload,
+    NotRegistered,
+    UsageError,
+)
 from amends.testing.harness import Harness
 from tests.integration.sagas.support import (
     Broken,
@@ -163,6 +169,70 @@ async def test_a_result_by_hand_must_fit_the_activity() -> None:
         assert await handle.status() == Status.PARKED
         await handle.resolve("complete", who="ann", why="saw it", result=Receipt(text="by hand"))
         assert await handle.result() == Receipt(text="by hand")
+
+
+async def test_a_result_by_hand_that_nobody_can_check_is_refused_at_the_caller() -> None:
+    world = World()
+    world.plan["a"] = [Late(100), Late(100)]
+    a = world.activity("a", timeout=10, on_unknown="park")
+
+    @saga
+    async def it(ctx: SagaContext, order: Order) -> Receipt:
+        return await ctx.do(a, order)
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.advance(100)
+        client = harness.client
+        async with Client(App(), client.backend, client.settings) as stranger:
+            for result in (None, {"text": "by hand"}):
+                with pytest.raises(NotRegistered, match=r"activity 'a' .* Nothing was sent"):
+                    await stranger.handle("it", handle.id).resolve(
+                        "complete", who="ann", why="?", result=result
+                    )
+            assert await handle.status() == Status.PARKED
+            await stranger.handle("it", handle.id).resolve("skip", who="ann", why="!")
+        await harness.settle()
+        assert (await only(harness, handle, e.StepResolved)).resolution is e.Resolution.SKIP
+
+
+async def test_nor_does_an_engine_take_one_that_it_cannot_check() -> None:
+    world = World()
+    world.plan["a"] = [Late(100), Late(100)]
+    a = world.activity("a", timeout=10, on_unknown="park")
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> Receipt:
+        return await ctx.do(a, order)
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.advance(100)
+        await harness.restart(app_of(activities=[]))
+        complete = m.ResolveStep(
+            saga="it", id=handle.id, seq=1, resolution=e.Resolution.COMPLETE, who="x", why="?",
+            result={"text": "by hand"},
+        )  # fmt: skip
+        await harness.client.send(complete)
+        await harness.settle()
+        [letter] = await harness.dead_letters()
+        assert "activity 'a' is not registered" in letter.detail
+        await harness.restart(app_of(it, activities=[a]))
+        await harness.client.backend.broker.redrive([letter.message.id])
+        assert await handle.result() == Receipt(text="by hand")
+
+
+async def test_an_undo_has_no_result_whoever_says_so() -> None:
+    it, app = failing(World())
+    async with Harness(app) as harness:
+        handle = await parked(harness, it)
+        client = harness.client
+        async with Client(App(), client.backend, client.settings) as stranger:
+            undo = stranger.handle("it", handle.id)
+            with pytest.raises(InvalidPayload, match="an undo has no result"):
+                await undo.resolve("complete", who="ann", why="?", result=7)
+            await undo.resolve("complete", who="ann", why="by telephone")
+        assert await ended(handle) == Status.COMPENSATED
 
 
 async def test_what_a_person_completed_is_undone_like_any_other() -> None:
