@@ -67,6 +67,7 @@ class Weather:
     engines: int = 2
     partitions: int = 1
     cache_max: int = 100
+    cache_wait_s_per_event: float = 10.0
     rates: FaultRates = NO_FAULTS
     points_mean: float | None = 100.0
     """After how many of its operations an engine dies, on average; None: never."""
@@ -120,6 +121,7 @@ class Weather:
             cuts_mean_s=rng.choice([None, None, 5.0, 30.0]),
             ahead_s_max=some(0.5, 10.0),
             losses_mean_s=rng.choice([None, 40.0]) if losing else None,
+            cache_wait_s_per_event=rng.choice([0.0, 10.0, 1e9]),
         )
 
 
@@ -160,6 +162,7 @@ class Simulation:
             store="memory://",
             partitions=weather.partitions,
             cache_max=weather.cache_max,
+            cache_wait_s_per_event=weather.cache_wait_s_per_event,
             calm_gc=False,
         )
 
