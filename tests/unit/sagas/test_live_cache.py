@@ -161,9 +161,9 @@ def test_who_waits_for_much_takes_the_place_of_several() -> None:
         kept.put(live(listens, id=str(id)))
     wide = live(does_steps(60), id="wide")
     kept.put(wide)
-    assert len(kept) == 100 - 16 + 1
+    assert len(kept) == 100 - 21 + 1
     kept.take(wide.state.instance)
-    for id in range(15):
+    for id in range(20):
         kept.put(live(listens, id=f"more {id}"))
     assert len(kept) == 99
 
