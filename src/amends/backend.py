@@ -11,7 +11,7 @@ from amends.broker.memory import MemoryBroker
 from amends.broker.port import Broker
 from amends.domain.clock import Clock, SystemClock
 from amends.errors import UsageError
-from amends.settings import Settings
+from amends.settings import Settings, shown
 from amends.stores.memory import MemoryStore
 from amends.stores.port import EventStore
 
@@ -53,7 +53,7 @@ async def open_backend(
         return
     if settings.broker != "embedded":
         raise UsageError(
-            f"AMENDS_BROKER={settings.broker!r}: this version has the embedded broker only"
+            f"AMENDS_BROKER={shown(settings.broker)}: this version has the embedded broker only"
         )
     # Imported here: whoever runs on other adapters need not have SQLite.
     from amends.broker.embedded import EmbeddedBroker  # noqa: PLC0415

@@ -12,6 +12,7 @@ A message says what happened, what it means for the data, and what to do.
     │   ├── NotRegistered            a name that the application does not have
     │   ├── InvalidPayload           a value that does not fit its declared type, or is not JSON
     │   ├── PayloadTooLarge          a value over the payload limit
+    │   ├── InvalidSettings          a setting that cannot be; nothing was opened
     │   └── NotAllowedInSaga         saga code tried what cannot be replayed
     ├── DeterminismError             code and journal disagree: the instance stalls, nothing is lost
     ├── DecodeError                  a record that cannot be understood
@@ -115,6 +116,10 @@ class InvalidPayload(UsageError):
 
 class PayloadTooLarge(UsageError):
     """A value whose JSON is over the payload limit."""
+
+
+class InvalidSettings(UsageError):
+    """A setting has a value that it cannot have, or is none of ours. Nothing was opened."""
 
 
 class NotAllowedInSaga(UsageError):

@@ -23,7 +23,7 @@ from amends.backend import open_backend
 from amends.cli.appload import load_app
 from amends.cli.exits import Stop
 from amends.cli.logs import LogLevel, configure_logs
-from amends.cli.opening import run, settings_of
+from amends.cli.opening import run
 from amends.cli.options import AppName, Db, Json
 from amends.cli.output import emit, show
 from amends.cli.render import span
@@ -48,7 +48,7 @@ def dev(
     """
     configure_logs(log_level)
     application = load_app(app)
-    settings = settings_of(db)
+    settings = Settings.of(db)
     run(_serve(app, application, settings, json=json))
 
 

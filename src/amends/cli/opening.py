@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from amends.app import App
 from amends.backend import open_backend
 from amends.cli.exits import Exit, Stop
@@ -23,22 +21,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-def settings_of(db: str | None) -> Settings:
-    """The settings of --db and the environment. Raises Stop for values that cannot be."""
-    try:
-        return Settings.of(db)
-    except ValidationError as error:
-        faults = "; ".join(
-            f"AMENDS_{'.'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
-            for fault in error.errors(include_url=False)
-        )
-        raise Stop(f"the settings cannot be: {faults}", Exit.USAGE) from None
-
-
 @asynccontextmanager
 async def looking(db: str | None, app: App | None = None) -> AsyncIterator[Client]:
     """A client that only reads. Raises Stop with code 3, and makes nothing, if there is no store."""
-    settings = _existing(settings_of(db))
+    settings = _existing(Settings.of(db))
     async with (
         open_backend(settings, engine=False) as backend,
         Client(app or App(), backend, settings) as client,
@@ -49,14 +35,14 @@ async def looking(db: str | None, app: App | None = None) -> AsyncIterator[Clien
 @asynccontextmanager
 async def acting(db: str | None, app: App | None = None) -> AsyncIterator[Client]:
     """A client that sends something to what exists. Raises Stop like `looking`."""
-    async with (app or App()).client(_existing(settings_of(db))) as client:
+    async with (app or App()).client(_existing(Settings.of(db))) as client:
         yield client
 
 
 @asynccontextmanager
 async def starting(db: str | None, app: App) -> AsyncIterator[Client]:
     """A client that may start the first saga of a new store."""
-    async with app.client(_lasting(settings_of(db))) as client:
+    async with app.client(_lasting(Settings.of(db))) as client:
         yield client
 
 

@@ -103,7 +103,7 @@ def test_settings_that_cannot_be_are_a_usage_error(
     monkeypatch.setenv("AMENDS_PARTITIONS", "none")
     ran = amends("list")
     assert ran.code == 2
-    assert "AMENDS_PARTITIONS: Input should be a valid integer" in ran.err
+    assert "AMENDS_PARTITIONS='none': it should be a valid integer" in ran.err
 
 
 def test_the_environment_names_the_store(amends: Amends, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,8 @@ from uuid import uuid4
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from amends import App, Handle, SagaContext, Settings, Signal, UsageError, saga
+from amends import App, Handle, SagaContext, Signal, saga
 from amends.broker.port import Message
 from amends.broker.topology import command_queue, inbox_queue
 from amends.domain import messages as m
@@ -155,19 +154,3 @@ def test_payloads_of_any_shape_are_taken_or_refused_by_name(payload: Any) -> Non
         assert "SagaStalled" not in kinds
 
     among_bystanders(disturb)
-
-
-@quick
-@given(shapes, st.sampled_from([*Settings.model_fields, "unheard_of"]))
-def test_settings_of_any_shape_are_taken_or_refused_by_name(value: Any, name: str) -> None:
-    try:
-        taken = Settings.model_validate({name: value})
-    except ValidationError as error:
-        refusal = str(error)
-    else:
-        refusal = ""
-        assert taken.partitions >= 1
-        assert taken.concurrency >= 1
-        with suppress(UsageError):
-            assert str(taken.sqlite_path)
-    assert name in (refusal or Settings.model_fields)
