@@ -292,8 +292,8 @@ def _let_go(task: Any) -> None:
     """
     awaited = task._fut_waiter
     if awaited is not None:
-        awaited.cancel()
         _forget_callbacks(awaited)
+        awaited.cancel()  # and with it what it gathers
     _forget_callbacks(task)
 
 
