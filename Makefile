@@ -46,7 +46,7 @@ fix: $(STAMP) ## Let ruff format the code and repair what it can
 	$(PY) -m ruff check --fix $(CODE)
 	$(PY) -m ruff format $(CODE)
 
-bench: $(STAMP) ## Run the benchmarks; WORKLOADS and REPEATS choose which and how often
+bench: $(STAMP) ## Run the benchmarks; WORKLOADS="W1 W7/hold" and REPEATS choose which and how often
 	@$(PY) -m benchmarks.run
 
 lock: ## Resolve the newest versions into requirements.lock

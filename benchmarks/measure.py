@@ -10,11 +10,15 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
 
 import psutil
 import structlog
+
+from benchmarks.latency import Buckets, added, percentile_ms
 
 #: Nothing that is measured takes this long, unless it hangs.
 TIMEOUT_S: Final = 300.0
@@ -31,18 +35,29 @@ class Figures:
     workload: str
     what: str
     n: int
-    inflight: int
+    inflight: int | None = None
+    journal_events: int | None = None
+    """How long the journals were at which it was measured."""
+    rate_per_s: float | None = None
+    """Sagas a second that were offered, whatever became of them."""
+    highest_rate_per_s: float | None = None
     per_s: float | None = None
     steps_per_s: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
     cpu_s_per_1000: float | None = None
+    cpu_ms_per_turn: float | None = None
     settled_per_s: float | None = None
     """Starts a second until the last saga slept durably, not only was accepted."""
     rss_per_sleeper_bytes: float | None = None
+    read_s: float | None = None
+    replay_s: float | None = None
+    """One journal: from the file, and through the code to where it ends."""
     killed_after_s: float | None = None
     open_at_kill: float | None = None
     """Sagas whose last step had not begun when the process was killed."""
+    steps_running: float | None = None
+    """Steps that had begun then, and whose outcome was not on record."""
     restarted_s: float | None = None
     """From the start of the new process until its engine runs."""
     recovered_s: float | None = None
@@ -57,15 +72,32 @@ class Figures:
     steps_twice: float | None = None
     others_cpus: float | None = None
     """CPUs that other programs kept busy meanwhile, on average: the noise."""
+    histogram: Buckets | None = None
 
 
 #: What says which run it was; the others are its results.
-IDENTITY: Final = ("workload", "what", "n", "inflight", "killed_after_s")
-RESULTS: Final = tuple(field.name for field in fields(Figures) if field.name not in IDENTITY)
+IDENTITY: Final = ("workload", "what", "n", "inflight", "journal_events", "killed_after_s")
+RESULTS: Final = tuple(
+    field.name for field in fields(Figures) if field.name not in (*IDENTITY, "histogram")
+)
+
+
+class Workload(Protocol):
+    """What can be run in a process and a file of its own."""
+
+    @property
+    def key(self) -> str:
+        """Its name on the command line."""
+
+    def scaled(self, factor: float) -> Self:
+        """The same, shorter or longer: for a quick look, or a long one."""
+
+    async def run(self, file: Path, watch: AbstractContextManager[object]) -> list[Figures]:
+        """Run it on a new file; `watch` is entered while it is measured. Raises CheckFailed."""
 
 
 def summary(runs: Sequence[Figures]) -> dict[str, Any]:
-    """Medians of repeated runs, and from where to where they went."""
+    """Medians of repeated runs, and from where to where they went; histograms are added up."""
     rows = [asdict(run) for run in runs]
     row = {name: rows[0][name] for name in IDENTITY if rows[0][name] is not None}
     spread = {}
@@ -74,7 +106,9 @@ def summary(runs: Sequence[Figures]) -> dict[str, Any]:
         if values:
             row[name] = rounded(statistics.median(values))
             spread[name] = [rounded(min(values)), rounded(max(values))]
-    return row | {"repeats": len(runs), "spread": spread}
+    row |= {"repeats": len(runs), "spread": spread}
+    histograms = [run.histogram for run in runs if run.histogram is not None]
+    return row | ({"histogram": added(histograms)} if histograms else {})
 
 
 def rounded(value: float) -> float:
@@ -94,8 +128,7 @@ class Driven:
         return len(self.latencies_s) / self.wall_s
 
     def percentile_ms(self, percent: float) -> float:
-        ordered = sorted(self.latencies_s)
-        return ordered[round(percent / 100 * (len(ordered) - 1))] * 1000
+        return percentile_ms(self.latencies_s, percent)
 
 
 async def drive(n: int, inflight: int, call: Callable[[int], Awaitable[None]]) -> Driven:

@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.measure import quiet
 from benchmarks.run import folder_on_disk
-from benchmarks.workloads import WORKLOADS, run
+from benchmarks.workloads import WORKLOADS
 
 LOOP = "event loop"
 WRITER = "amends-writer"
@@ -75,17 +75,16 @@ def totals(profiles: Profiles, out: io.StringIO | None = None) -> pstats.Stats:
 def main() -> None:
     """Profile the workload that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
-    known = {workload.key: workload for workload in WORKLOADS}
-    parser.add_argument("workload", choices=known)
+    parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("--top", type=int, default=40)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     quiet()
-    workload = known[options.workload].scaled(options.scale)
+    workload = WORKLOADS[options.workload].scaled(options.scale)
     profiles = Profiles()
     with tempfile.TemporaryDirectory(prefix="amends-bench-", dir=folder_on_disk()) as folder:
-        asyncio.run(run(workload, Path(folder) / "bench.db", profiles))
+        asyncio.run(workload.run(Path(folder) / "bench.db", profiles))
     print(report(profiles, options.top))
     if options.out is not None:
         totals(profiles).dump_stats(options.out)

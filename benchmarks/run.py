@@ -4,7 +4,8 @@ One JSON object a line on stdout, a table on stderr. The environment chooses:
 
 WORKLOADS   names or keys, `W1 W3` or `W1/64`; default: all
 REPEATS     how often each is run, 3; the figures are medians
-SCALE       multiplies the number of sagas: `SCALE=0.05` for a quick look
+SCALE       multiplies the number of sagas, or the time: `SCALE=0.05` for a quick look
+RATE        sagas a second that W7/hold offers, 200
 BENCH_DIR   where the databases go; it should be on a disk
 """
 
@@ -14,10 +15,10 @@ import json
 import os
 import platform
 import sqlite3
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,43 +27,47 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import CheckFailed, Figures, is_in_memory, summary
+from benchmarks.measure import CheckFailed, Figures, Workload, is_in_memory, summary
+from benchmarks.mixed import HOLD
 from benchmarks.recovery import N, recover
 from benchmarks.restart import N as SLEEPERS
 from benchmarks.restart import restart
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.search import search
+from benchmarks.workloads import WORKLOADS, run_in_child
 
-Run = Callable[[Path, float], Figures]
+Run = Callable[[Path, float], list[Figures]]
 
 CONSOLE: Final = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
 
 
 def runs() -> dict[str, Run]:
     """Everything that can be run, by its key."""
-    return {
-        **{workload.key: partial(_in_child, workload) for workload in WORKLOADS},
-        "W5/restart": lambda folder, scale: restart(folder, max(1, round(SLEEPERS * scale))),
-        "W6/0": partial(_recover, 0.0),
-        "W6/1": partial(_recover, 1.0),
-    }
+    made: dict[str, Run] = {key: partial(_in_child, each) for key, each in WORKLOADS.items()}
+    made[HOLD.key] = partial(_in_child, replace(HOLD, rate_per_s=_rate()))
+    made["W5/restart"] = _restart
+    made["W6/0"] = partial(_recover, 0.0)
+    made["W6/1"] = partial(_recover, 1.0)
+    made["W7/search"] = search
+    return dict(sorted(made.items(), key=lambda item: item[0].partition("/")[0]))
 
 
-def _in_child(workload: Workload, folder: Path, scale: float) -> Figures:
-    """A process of its own, so that nothing is warm, and no memory taken, that should not be."""
-    command = [sys.executable, "-m", "benchmarks.workloads"]
-    child = subprocess.run(
-        [*command, workload.key, str(folder / "bench.db"), str(scale)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        raise CheckFailed(f"{workload.key} failed: its process ended with {child.returncode}")
-    return Figures(**json.loads(child.stdout))
+def _in_child(workload: Workload, folder: Path, scale: float) -> list[Figures]:
+    return run_in_child(workload.scaled(scale), folder)
 
 
-def _recover(killed_after_s: float, folder: Path, scale: float) -> Figures:
-    return recover(killed_after_s, folder, max(1, round(N * scale)))
+def _rate() -> float:
+    rate = float(os.environ.get("RATE") or HOLD.rate_per_s)
+    if rate <= 0:
+        raise SystemExit(f"RATE={rate:g}: a load has more than 0 sagas a second")
+    return rate
+
+
+def _restart(folder: Path, scale: float) -> list[Figures]:
+    return [restart(folder, max(1, round(SLEEPERS * scale)))]
+
+
+def _recover(killed_after_s: float, folder: Path, scale: float) -> list[Figures]:
+    return [recover(killed_after_s, folder, max(1, round(N * scale)))]
 
 
 def chosen(words: str) -> dict[str, Run]:
@@ -93,9 +98,9 @@ def folder_on_disk() -> str:
 
 
 def measure(repeats: int, scale: float, root: str) -> Iterator[dict[str, Any]]:
-    """One row for each chosen workload."""
+    """The rows of each chosen workload."""
     for key, run in chosen(os.environ.get("WORKLOADS", "")).items():
-        figures = []
+        figures: list[list[Figures]] = []
         load = os.getloadavg()[0]
         for number in range(repeats):
             with (
@@ -103,7 +108,30 @@ def measure(repeats: int, scale: float, root: str) -> Iterator[dict[str, Any]]:
                 tempfile.TemporaryDirectory(prefix="amends-bench-", dir=root) as folder,
             ):
                 figures.append(run(Path(folder), scale))
-        yield summary(figures) | {"load_before": round(load, 2)}
+        for row in zip(*figures, strict=True):
+            yield summary(row) | {"load_before": round(load, 2)}
+
+
+COLUMNS: Final = {
+    "n": "n",
+    "in flight": "inflight",
+    "events": "journal_events",
+    "offered /s": "rate_per_s",
+    "highest /s": "highest_rate_per_s",
+    "/s": "per_s",
+    "steps/s": "steps_per_s",
+    "p50 ms": "p50_ms",
+    "p99 ms": "p99_ms",
+    "CPU s": "cpu_s_per_1000",
+    "CPU ms a turn": "cpu_ms_per_turn",
+    "bytes a sleeper": "rss_per_sleeper_bytes",
+    "replayed s": "replay_s",
+    "answered s": "answered_s",
+    "recovered s": "recovered_s",
+    "steps running": "steps_running",
+    "steps twice": "steps_twice",
+    "others' CPUs": "others_cpus",
+}
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -114,32 +142,21 @@ def table(rows: list[dict[str, Any]]) -> Table:
     )
     made = Table(title=title, caption="CPU: user and system, client and engine, per 1,000 sagas")
     columns = {
-        "/s": "per_s",
-        "steps/s": "steps_per_s",
-        "p50 ms": "p50_ms",
-        "p99 ms": "p99_ms",
-        "CPU s": "cpu_s_per_1000",
-        "bytes a sleeper": "rss_per_sleeper_bytes",
-        "answered s": "answered_s",
-        "recovered s": "recovered_s",
-        "steps twice": "steps_twice",
-        "others' CPUs": "others_cpus",
+        heading: field for heading, field in COLUMNS.items() if any(field in row for row in rows)
     }
     made.add_column("workload")
-    for heading in ("n", "in flight", *columns):
+    for heading in columns:
         made.add_column(heading, justify="right")
     for row in rows:
         cells = [_cell(row, field) for field in columns.values()]
-        made.add_row(
-            f"{row['workload']} {row['what']}", str(row["n"]), str(row["inflight"]), *cells
-        )
+        made.add_row(f"{row['workload']} {row['what']}", *cells)
     return made
 
 
 def _cell(row: dict[str, Any], field: str) -> str:
     if field not in row:
         return ""
-    low, high = row["spread"][field]
+    low, high = row["spread"].get(field, (row[field], row[field]))
     return f"{row[field]}" if low == high else f"{row[field]}\n({low} – {high})"
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from functools import cache
 from typing import Final
 
 from pydantic import BaseModel
 
-from amends import App, Failure, SagaContext, activity, saga
+from amends import App, Failure, SagaContext, Signal, activity, saga
 
 #: The file into which the steps of `recover` write. Both processes append to it.
 STEP_LOG: Final = "BENCH_STEP_LOG"
@@ -152,7 +153,62 @@ async def recover(ctx: SagaContext) -> str:
     return f"{first} and {second}"
 
 
+# --- W7 mixed load: also transfers, and compensations
+
+
+@saga
+async def doze(ctx: SagaContext, seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "woke"
+
+
+approved = Signal("approved", int)
+
+
+@saga
+async def approval(ctx: SagaContext, order: Order) -> int:
+    bonus = await ctx.receive(approved)
+    deposited = await ctx.do(deposit, order)
+    return deposited.amount + bonus
+
+
+# --- W8 long journals
+
+
+class Entry(BaseModel):
+    number: int
+    memo: str = "m" * 40
+
+
+closed = Signal("closed", str)
+
+#: Called with the number of each entry, when it is posted.
+WATCHERS: list[Callable[[int], None]] = []
+
+
+@activity
+async def post(entry: Entry) -> int:
+    RUNS["post"] += 1
+    for watcher in WATCHERS:
+        watcher(entry.number)
+    return entry.number
+
+
+@post.undo
+async def strike(entry: Entry, number: int | None) -> None:
+    RUNS["strike"] += 1
+
+
+@saga
+async def ledger(ctx: SagaContext, entries: int) -> str:
+    total = 0
+    for number in range(entries):
+        total += await ctx.do(post, Entry(number=number))
+    how = await ctx.receive(closed)
+    return f"{total} {how}"
+
+
 app = App(
-    sagas=[transfer, compensate, chain10, fanout, sleep, nap, recover],
-    activities=[withdraw, deposit, refuse, plus, before, after],
+    sagas=[transfer, compensate, chain10, fanout, sleep, nap, recover, doze, approval, ledger],
+    activities=[withdraw, deposit, refuse, plus, before, after, post],
 )
