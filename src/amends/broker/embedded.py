@@ -21,12 +21,12 @@ from amends.errors import (
     StoreError,
     UsageError,
 )
+from amends.stores.checks import check_append
 from amends.stores.port import Append
 from amends.stores.sqlite.batch import Outgoing, Write
 from amends.stores.sqlite.commit import Task, Transaction
 from amends.stores.sqlite.database import SqliteDatabase, to_us
 from amends.stores.sqlite.schema import DELAYED, LATE_MESSAGE, MESSAGE
-from amends.stores.sqlite.store import check_append
 
 T = TypeVar("T")
 

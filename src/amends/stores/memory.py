@@ -10,16 +10,10 @@ from typing import Final
 from amends.domain.bell import Bell
 from amends.domain.clock import Clock
 from amends.domain.envelope import NewEvent, RecordedEvent
-from amends.domain.ids import ANY, NO_STREAM, START, STREAM_EXISTS, Position, StreamName
-from amends.errors import StoreClosed, UsageError, WrongExpectedVersion
-from amends.stores.port import (
-    EVERYTHING,
-    Append,
-    Appended,
-    EventFilter,
-    Removal,
-    check_removals,
-)
+from amends.domain.ids import NO_STREAM, START, STREAM_EXISTS, Position, StreamName
+from amends.errors import StoreClosed, WrongExpectedVersion
+from amends.stores.checks import check_append, check_removals
+from amends.stores.port import EVERYTHING, Append, Appended, EventFilter, Removal
 
 #: How many events a subscription passes on before it lets others run.
 SUBSCRIPTION_PAGE: Final = 100
@@ -189,29 +183,13 @@ class MemoryStore:
             raise StoreClosed("the store is closed; nothing was written. Open it again to use it.")
 
 
-def check_append(append: Append) -> None:
-    """Raise UsageError for an append that no store accepts: empty, or one id twice."""
-    if not append.events:
-        raise UsageError(f"an append to {append.stream!r} has no events; nothing was written")
-    if len({event.id for event in append.events}) < len(append.events):
-        raise UsageError(
-            f"an append to {append.stream!r} has one event id twice; nothing was written. "
-            "Ids tell a retried append from a new one, so each event needs its own."
-        )
-
-
 def _first_version(append: Append, stream: Sequence[RecordedEvent]) -> int:
     """Where the append's first event belongs: at the stream's end, or, for a retry, where it is.
 
     Raises WrongExpectedVersion when it belongs nowhere.
     """
     expected = append.expected
-    if expected >= NO_STREAM:
-        first = expected + 1
-    elif expected in (ANY, STREAM_EXISTS):
-        first = _find(append.events[0], stream)
-    else:
-        raise UsageError(f"{int(expected)} is no expected version; nothing was written")
+    first = expected + 1 if expected >= NO_STREAM else _find(append.events[0], stream)
     known = [event.id for event in stream[first : first + len(append.events)]]
     is_retry = known == [event.id for event in append.events]
     lost = first != len(stream) or (expected == STREAM_EXISTS and not stream)

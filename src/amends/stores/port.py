@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol
 
 from amends.domain.envelope import NewEvent, RecordedEvent
 from amends.domain.ids import START, ExpectedVersion, Position, StreamName
-from amends.errors import UsageError
 
 
 class Append(NamedTuple):
@@ -30,16 +29,6 @@ class Removal(NamedTuple):
 
     stream: StreamName
     version: int
-
-
-def check_removals(removals: Sequence[Removal]) -> None:
-    """Raise UsageError for a removal that no store accepts: at no exact version."""
-    for removal in removals:
-        if removal.version < 0:
-            raise UsageError(
-                f"{removal.version} is no version of an event of {removal.stream!r}; nothing was "
-                "removed. Read the stream, and say how far you read"
-            )
 
 
 class EventFilter(NamedTuple):

@@ -8,22 +8,13 @@ from uuid import UUID
 
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import (
-    ANY,
-    NO_STREAM,
     START,
-    STREAM_EXISTS,
     Position,
     StreamName,
 )
-from amends.errors import StoreClosed, UsageError
-from amends.stores.port import (
-    EVERYTHING,
-    Append,
-    Appended,
-    EventFilter,
-    Removal,
-    check_removals,
-)
+from amends.errors import StoreClosed
+from amends.stores.checks import check_append, check_removals
+from amends.stores.port import EVERYTHING, Append, Appended, EventFilter, Removal
 from amends.stores.sqlite import removal
 from amends.stores.sqlite.batch import Write
 from amends.stores.sqlite.database import SqliteDatabase, from_us
@@ -203,19 +194,6 @@ _EXISTS: Final = "SELECT 1 FROM events WHERE position = ?"
 #: The last event of the log always has its row, so that there is one after any before it.
 _FIRST_AFTER: Final = "SELECT min(position) FROM events WHERE position > ?"
 _LAST_BEFORE: Final = "SELECT coalesce(max(position), -1) FROM events WHERE position < ?"
-
-
-def check_append(append: Append) -> None:
-    """Raise UsageError for an append that no store accepts."""
-    if not append.events:
-        raise UsageError(f"an append to {append.stream!r} has no events; nothing was written")
-    if len({event.id for event in append.events}) < len(append.events):
-        raise UsageError(
-            f"an append to {append.stream!r} has one event id twice; nothing was written. "
-            "Ids tell a retried append from a new one, so each event needs its own."
-        )
-    if append.expected < NO_STREAM and append.expected not in (ANY, STREAM_EXISTS):
-        raise UsageError(f"{int(append.expected)} is no expected version; nothing was written")
 
 
 def _page(limit: int | None, have: int) -> int:

@@ -149,6 +149,13 @@ class AppendContract(StoreContractBase):
             await store.append(Append(stream, [first, second, first], NO_STREAM))
         assert await store.read(stream) == []
 
+    async def test_what_is_no_expected_version_is_refused(
+        self, store: EventStore, stream: StreamName
+    ) -> None:
+        with pytest.raises(UsageError):
+            await store.append(Append(stream, new_events(1), ExpectedVersion(-3)))
+        assert await store.read(stream) == []
+
     async def test_a_thousand_events_in_one_append(
         self, store: EventStore, stream: StreamName
     ) -> None:
