@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 # What the checkers look at. A folder that does not exist yet is left out.
 CODE := $(wildcard src examples benchmarks tests)
 
-.PHONY: help demo test check format lint types imports house fix bench lock clean
+.PHONY: help demo test check format lint types imports house fix bench soak lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -48,6 +48,9 @@ fix: $(STAMP) ## Let ruff format the code and repair what it can
 
 bench: $(STAMP) ## Run the benchmarks; WORKLOADS="W1 W7/hold" and REPEATS choose which and how often
 	@$(PY) -m benchmarks.run
+
+soak: $(STAMP) ## Run a day of virtual time; N is how many transfers, 1000000
+	@$(PY) -m benchmarks.soak
 
 lock: ## Resolve the newest versions into requirements.lock
 	scripts/make-lock

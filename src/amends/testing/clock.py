@@ -91,7 +91,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     Whenever nothing is ready and something is scheduled, `time()` jumps to that moment; decades
     pass in milliseconds, in the order in which they would have passed. I/O that is ready goes
     first. While a function runs in an executor, time stands still and the loop waits for it;
-    threads that the loop did not start itself it cannot see.
+    threads that the loop did not start itself it cannot see, unless it is told: `stand_still_while`.
 
     When every task waits and neither time nor I/O could wake one, the loop raises `Deadlock`,
     which names the tasks, instead of hanging; and `Livelock` when no time passes any more.
@@ -100,6 +100,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: VirtualClock | None = None) -> None:
         self.clock = clock or VirtualClock()
         self._threads_busy = 0
+        self._busy: list[Callable[[], bool]] = []
         self._resting: list[asyncio.Future[None]] = []
         super().__init__(_TimeSkippingSelector(self))
         # Timers are due within this many seconds. asyncio's own choice, a nanosecond, vanishes
@@ -114,6 +115,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Return when nothing else is ready, before time moves on."""
         self._resting.append(self.create_future())
         await self._resting[-1]
+
+    def stand_still_while(self, busy: Callable[[], bool]) -> None:
+        """Let time stand still while this says so: a thread is at work, and will wake the loop."""
+        self._busy.append(busy)
+
+    def _waits_for_threads(self) -> bool:
+        return self._threads_busy > 0 or any(busy() for busy in self._busy)
 
     def run_in_executor(
         self, executor: Any, func: Callable[[*Ts], T], *args: *Ts
@@ -169,7 +177,7 @@ class _TimeSkippingSelector(selectors.BaseSelector):
         if ready or timeout == 0:
             self._count_round()
             return ready
-        if self._loop._threads_busy:
+        if self._loop._waits_for_threads():
             return self._real.select(None)
         if self._loop._wake_resting():
             return ready

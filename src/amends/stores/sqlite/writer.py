@@ -126,6 +126,11 @@ class Writer:
                 self._loop.call_soon(self._admit)
                 return
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the thread does something, or has done it, that the event loop will hear of."""
+        return self._pending_bytes > 0 or (self._closing and not self._ended.done())
+
     def _is_closed(self) -> StoreClosed:
         return StoreClosed("the database is closed; nothing was written. Open it again.")
 
