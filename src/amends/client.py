@@ -15,6 +15,7 @@ from uuid import UUID
 
 from amends.backend import Backend
 from amends.broker.mail import to_inbox
+from amends.broker.port import Message
 from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
@@ -231,7 +232,8 @@ class Client:
 
         Raises InvalidPayload, PayloadTooLarge, NotRegistered, UsageError (a bad id),
         StartConflict (the id exists with another input), StartUnconfirmed (it is durable, but
-        no engine took it up within `confirm_timeout` seconds).
+        no engine took it up within `confirm_timeout` seconds). Whoever cancels the wait does not
+        know whether it starts.
         """
         instance, message = self._start_message(saga, input, id)
         # Before the look: somebody else may start it in between.
@@ -241,11 +243,14 @@ class Client:
             if known:
                 self._check_same(saga, message, known[0])
                 return Handle(self, saga, instance)
-        await self.send(message)
+        request = self._to_inbox(message, new_id())
+        # Until it is confirmed it need not be durable: if this process dies, so does the caller.
+        await self.backend.broker.request(request)
         try:
             async with asyncio.timeout(confirm_timeout):
                 first = await watch.started()
         except TimeoutError:
+            await self.backend.broker.publish([request])
             raise StartUnconfirmed(
                 f"{instance} is in the inbox and durable, but no engine took it up within "
                 f"{confirm_timeout} s. It starts when one runs; starting it again is safe"
@@ -369,15 +374,14 @@ class Client:
 
     async def send(self, message: m.EngineMessage, *, id: UUID | None = None) -> None:
         """Put a message into the inbox of its instance; durable on return."""
-        id = id or new_id()
-        await self.backend.broker.publish(
-            [
-                to_inbox(
-                    message,
-                    id,
-                    partitions=self.settings.partitions,
-                    correlation_id=str(id),
-                    causation_id=str(id),
-                )
-            ]
+        await self.backend.broker.publish([self._to_inbox(message, id or new_id())])
+
+    def _to_inbox(self, message: m.EngineMessage, id: UUID) -> Message:
+        text = str(id)
+        return to_inbox(
+            message,
+            id,
+            partitions=self.settings.partitions,
+            correlation_id=text,
+            causation_id=text,
         )

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from amends.broker import embedded_rows as rows
 from amends.broker.commit import TurnCommit
-from amends.broker.embedded_queue import Hands, Held, Queue, State, columns_of
+from amends.broker.embedded_queue import NO_ROW, Hands, Held, Queue, State, columns_of
 from amends.broker.embedded_time import Timekeeper
 from amends.broker.port import Consumer, DeadLetter, Delivery, Message, QueueDepth
 from amends.errors import (
@@ -107,6 +107,15 @@ class EmbeddedBroker:
         if messages:
             await self._write(messages=messages)
 
+    async def request(self, message: Message) -> None:
+        """See `Broker.request`. In memory while an engine in this process takes it."""
+        queue = self._queue(message.queue)
+        if message.due is not None or not queue.has_room_in_memory():
+            await self.publish([message])
+            return
+        self._check_open()
+        queue.put(Held(message, NO_ROW, queue))
+
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.ack`. All are acknowledged, or none."""
         await self._write(acknowledged=[delivery.token for delivery in deliveries])
@@ -114,9 +123,15 @@ class EmbeddedBroker:
     async def commit(self, turns: Sequence[TurnCommit]) -> list[Exception | None]:
         """See `Committer.commit`. A turn is written in one transaction, never in part."""
         planned = [self._plan_turn(turn) for turn in turns]
-        writes = [write for write in planned if isinstance(write, Write)]
-        await self._database.writer.submit_all([write for write in writes if not write.is_empty])
+        await self._submit([write for write in planned if isinstance(write, Write)])
         return [write.error if isinstance(write, Write) else write for write in planned]
+
+    async def _submit(self, writes: Sequence[Write]) -> None:
+        for write in writes:
+            if write.is_empty:
+                # At the most, what is acknowledged was in memory only.
+                write.finish()
+        await self._database.writer.submit_all([write for write in writes if not write.is_empty])
 
     def _plan_turn(self, turn: TurnCommit) -> Write | Exception:
         try:
@@ -132,21 +147,26 @@ class EmbeddedBroker:
         """See `Broker.reply`. In memory, until the receiver's own commit acknowledges both."""
         held: Held = delivery.token
         queue = self._queue(message.queue)
-        if held.state is not State.HELD or message.due is not None or not queue.can_reply():
+        if (
+            held.state is not State.HELD
+            or message.due is not None
+            or not queue.has_room_in_memory()
+        ):
             await self._write(messages=[message], acknowledged=[held])
             return
         self._check_open()
         origin = held.origin or held
         held.settle(State.REPLIED)
-        queue.reply(Held(message, held.row, queue, origin=origin))
+        queue.put(Held(message, held.row, queue, origin=origin))
 
     async def _write(
         self, *, messages: Sequence[Message] = (), acknowledged: Sequence[Held] = ()
     ) -> None:
         write = self._plan(messages, acknowledged)
-        if not write.is_empty:
-            with _broker_words():
-                await self._database.writer.submit(write)
+        with _broker_words():
+            await self._submit([write])
+            if write.error is not None:
+                raise write.error
 
     def _plan(
         self,
@@ -159,7 +179,8 @@ class EmbeddedBroker:
         outgoing = [self._outgoing(message, now) for message in messages]
         # What is in nobody's hands any more was acknowledged before, or was handed back.
         held = [item for item in acknowledged if item.state is State.HELD]
-        write = Write(now, append, outgoing, [item.row for item in held])
+        rows = [item.row for item in held if item.row != NO_ROW]
+        write = Write(now, append, outgoing, rows)
         write.finished = partial(self._written, messages, held)
         return write
 

@@ -19,8 +19,11 @@ from amends.domain.bell import Bell
 from amends.stores.sqlite.database import from_us
 from amends.stores.sqlite.schema import PLACE_BITS
 
-#: Replies that wait in memory for one queue; beyond that they become rows.
-REPLIES_MAX: Final = 1000
+#: Replies and requests that wait in memory for one queue; beyond that they become rows.
+IN_MEMORY_MAX: Final = 1000
+
+#: Of a request, which is in memory only; rows count from 1.
+NO_ROW: Final = 0
 
 COLUMNS: Final = "id, type, key, body, correlation_id, causation_id, trace_parent"
 
@@ -35,10 +38,10 @@ class State(Enum):
 
 
 class Held:
-    """A message in memory: a row of its queue, or a reply without a row of its own.
+    """A message in memory: a row of its queue, or a reply or a request without a row of its own.
 
     `row` is what acknowledging it deletes: for a reply, the row of the message that it answers,
-    which is `origin` and comes again if the reply is lost.
+    which is `origin` and comes again if the reply is lost. For a request it is NO_ROW.
     """
 
     __slots__ = ("count", "hands", "message", "origin", "queue", "row", "state")
@@ -55,6 +58,11 @@ class Held:
         self.state = State.HELD
         self.hands: Hands | None = None
 
+    @property
+    def has_own_row(self) -> bool:
+        """Whether it is a row of its queue."""
+        return self.row != NO_ROW and self.origin is None
+
     def settle(self, state: State) -> None:
         """It is in nobody's hands any more."""
         if self.state is not State.HELD:
@@ -64,12 +72,10 @@ class Held:
             self.hands.drop(self)
         if state is State.REPLIED:
             return
-        if self.origin is None:
-            self.queue.held.pop(self.row, None)
-        else:
-            self.origin.queue.held.pop(self.row, None)
+        if self.row != NO_ROW:
+            (self.origin or self).queue.held.pop(self.row, None)
         if state is State.RETURNED:
-            self.queue.look_again(self.row if self.origin is None else None)
+            self.queue.look_again(self.row if self.has_own_row else None)
             if self.origin is not None:
                 self.origin.queue.look_again(self.origin.row)
 
@@ -103,7 +109,7 @@ class Hands:
     def drop(self, held: Held) -> None:
         """It holds this no more, and may hold something else."""
         self.received.discard(held)
-        if self._queue.behind or self._queue.replies:
+        if self._queue.behind or self._queue.in_memory:
             self._queue.bell.ring()
 
 
@@ -118,7 +124,7 @@ class Queue:
         self._seen = self.base
         self.behind = True
         self.held: dict[int, Held] = {}
-        self.replies: deque[Held] = deque()
+        self.in_memory: deque[Held] = deque()
         self.hands: list[Hands] = []
         self.bell = Bell()
         self._row_next = False
@@ -145,15 +151,17 @@ class Queue:
         self.behind = True
         self.bell.ring()
 
-    def can_reply(self) -> bool:
-        """Whether a reply may wait in memory here."""
-        return bool(self.hands) and len(self.replies) < REPLIES_MAX
+    def has_room_in_memory(self) -> bool:
+        """Whether a reply or a request may wait in memory here."""
+        return bool(self.hands) and len(self.in_memory) < IN_MEMORY_MAX
 
-    def reply(self, held: Held) -> None:
-        """Take a reply. It overtakes rows that wait: finish what is begun before beginning more."""
-        hands = None if self.replies else self._roomiest()
+    def put(self, held: Held) -> None:
+        """Take what has no row of its own. It overtakes rows that wait: replies are about what is
+        begun, and somebody waits for the answer to a request.
+        """
+        hands = None if self.in_memory else self._roomiest()
         if hands is None:
-            self.replies.append(held)
+            self.in_memory.append(held)
             self.bell.ring()
         else:
             hands.put(held)
@@ -171,18 +179,16 @@ class Queue:
     # --- what goes out
 
     def fill(self, hands: Hands, query: Callable[[str, Sequence[Any]], list[Any]]) -> None:
-        """Give a consumer what waits: replies, and rows."""
+        """Give a consumer what waits, in memory and in rows."""
         if hands not in self.hands:
             # It was stopped while it waited for the file.
             return
-        for _ in range(self._replies_share(hands.room)):
-            if not self.replies:
-                break
-            hands.put(self.replies.popleft())
+        for _ in range(min(self._share_in_memory(hands.room), len(self.in_memory))):
+            hands.put(self.in_memory.popleft())
         if self.behind and hands.room > 0:
             self._fetch(hands, query)
 
-    def _replies_share(self, room: int) -> int:
+    def _share_in_memory(self, room: int) -> int:
         """Rows that wait get a quarter of the room, or every other message: none starves."""
         if not self.behind or room <= 0:
             return room
@@ -214,21 +220,21 @@ class Queue:
         self.hands.append(hands)
 
     def leave(self, hands: Hands) -> list[Held]:
-        """A consumer takes no more. Returns the replies that nobody is left to take."""
+        """A consumer takes no more. Returns what waits in memory, if nobody is left to take it."""
         if hands in self.hands:
             self.hands.remove(hands)
         buffer, hands.buffer = hands.buffer, []
         for held in buffer:
             held.hands = None
-            if held.origin is not None:
-                self.replies.append(held)
-            else:
+            if held.has_own_row:
                 self.held.pop(held.row, None)
                 self.look_again(held.row)
+            else:
+                self.in_memory.append(held)
         self.bell.ring()
         if self.hands:
             return []
-        orphans, self.replies = list(self.replies), deque()
+        orphans, self.in_memory = list(self.in_memory), deque()
         return orphans
 
 

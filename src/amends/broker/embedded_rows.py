@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from amends.broker.embedded_queue import COLUMNS, Held, Queue, columns_of, read_message
+from amends.broker.embedded_queue import COLUMNS, NO_ROW, Held, Queue, columns_of, read_message
 from amends.broker.port import DeadLetter, QueueDepth
 from amends.stores.sqlite.commit import Transaction
 from amends.stores.sqlite.database import from_us
@@ -85,18 +85,18 @@ def let_in_due(now: int) -> Callable[[Transaction], int]:
 
 
 def hand_back(held: Sequence[Held], now: int, *, received: bool) -> Callable[[Transaction], None]:
-    """Count what was received; make rows of replies that have none.
+    """Count what was received; make rows of replies and requests, which have none.
 
     What was acknowledged meanwhile is gone, and stays so.
     """
 
     def run(transaction: Transaction) -> None:
         for item in held:
-            if item.origin is None:
+            if item.has_own_row:
                 transaction.execute(
                     "UPDATE messages SET deliveries = ? WHERE seq = ?", [item.count, item.row]
                 )
-            elif _delete(transaction, item.row):
+            elif item.row == NO_ROW or _delete(transaction, item.row):
                 deliveries = item.count if received else item.count - 1
                 seq = item.queue.base + transaction.take_place()
                 transaction.execute(
@@ -119,15 +119,19 @@ def bury(held: Held, now: int, reason: str, detail: str) -> Callable[[Transactio
     """Put a message aside, unless it is gone."""
 
     def run(transaction: Transaction) -> None:
-        due = transaction.execute("SELECT due FROM messages WHERE seq = ?", [held.row]).fetchone()
-        if due is None or not _delete(transaction, held.row):
-            return
+        due = None
+        if held.row != NO_ROW:
+            (due,) = transaction.execute(
+                "SELECT max(due) FROM messages WHERE seq = ?", [held.row]
+            ).fetchone()
+            if not _delete(transaction, held.row):
+                return
         transaction.execute(
             f"INSERT INTO dead_letters (queue, due, reason, detail, died_at, deliveries, {COLUMNS})"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 held.queue.base >> PLACE_BITS,
-                due[0] if held.origin is None else None,
+                due if held.origin is None else None,
                 reason,
                 detail,
                 now,

@@ -219,6 +219,10 @@ class MemoryBroker:
         for message in messages:
             self._memory.put(message, self._clock.now())
 
+    async def request(self, message: Message) -> None:
+        """See `Broker.request`. No less durable than any other message."""
+        await self.publish([message])
+
     def consume(self, queue: str, *, limit: int) -> Consumer:
         """See `Broker.consume`."""
         self._check_open()

@@ -103,6 +103,16 @@ class Broker(Protocol):
         """
         ...
 
+    async def request(self, message: Message) -> None:
+        """Publish a message whose sender waits for what becomes of it, and knows what to do when
+        nothing does.
+
+        A broker that has a consumer of the queue in this process may keep it in memory until it is
+        acknowledged or handed back, so a crash of the process may lose it. Raises what `publish`
+        raises.
+        """
+        ...
+
     def consume(self, queue: str, *, limit: int) -> Consumer:
         """Subscribe to a queue. Several consumers of one queue share its messages."""
         ...

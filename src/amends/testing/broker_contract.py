@@ -27,6 +27,7 @@ from __future__ import annotations
 from amends.testing.contracts.broker_base import BrokerFeatures
 from amends.testing.contracts.delivering import ConsumerContract, DeliveryContract
 from amends.testing.contracts.replying import ReplyContract
+from amends.testing.contracts.requesting import RequestContract
 from amends.testing.contracts.upkeep import (
     BrokerLifecycleContract,
     DeadLetterContract,
@@ -41,6 +42,7 @@ class BrokerContract(
     DeliveryContract,
     ConsumerContract,
     ReplyContract,
+    RequestContract,
     DelayContract,
     DeadLetterContract,
     DepthContract,

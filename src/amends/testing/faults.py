@@ -257,6 +257,10 @@ class FaultyBroker:
         finally:
             await self._broker.publish(published)
 
+    async def request(self, message: Message) -> None:
+        """See `Broker.request`."""
+        await self.publish([message])
+
     def consume(self, queue: str, *, limit: int) -> Consumer:
         """See `Broker.consume`."""
         self._faults.points.check_alive()

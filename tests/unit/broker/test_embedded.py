@@ -85,7 +85,7 @@ async def test_a_backlog_stays_in_the_file(
     queue = broker._queues[COMMANDS]
     assert hands(consumer) == limit
     assert len(queue.held) == limit
-    assert not queue.replies
+    assert not queue.in_memory
     received = [delivery.message.key for delivery in slow]
     for _ in range(5):
         await broker.ack(slow)
@@ -336,12 +336,12 @@ async def test_a_reply_without_a_receiver_here_is_written(
 async def test_replies_beyond_the_bound_are_written(
     database: SqliteDatabase, broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded_queue, "REPLIES_MAX", 3)
+    monkeypatch.setattr(embedded_queue, "IN_MEMORY_MAX", 3)
     pair = Pair(broker, inbox_limit=2)
     for n in range(10):
         await broker.reply(await pair.command(str(n)), new_message(INBOX, f"reply {n}"))
     queue = broker._queues[INBOX]
-    assert len(queue.replies) == 3
+    assert len(queue.in_memory) == 3
     assert await rows(database) == ["0", "1", "2", "3", "4", *(f"reply {n}" for n in range(5, 10))]
     got: list[str] = []
     while len(got) < 10:

@@ -71,6 +71,11 @@ class Work:
         self.error: Exception | None = None
         self.ticket: Ticket | None = None
 
+    def finish(self) -> None:
+        """Call `finished`, in the event loop."""
+        if self.finished is not None:
+            self.finished(self)
+
 
 class Write(Work):
     """Events, messages and acknowledgements: all of it, or nothing.

@@ -172,8 +172,7 @@ class Writer:
         appended = foreign
         for work in works:
             self._pending_bytes -= work.bytes
-            if work.finished is not None:
-                work.finished(work)
+            work.finish()
             appended = appended or (isinstance(work, Write) and work.append is not None)
             if work.ticket is not None:
                 work.ticket.one_is_done()
