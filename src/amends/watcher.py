@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 from weakref import WeakValueDictionary
 
+from amends.domain.bell import Bell
 from amends.domain.envelope import RecordedEvent
 from amends.domain.events import FINAL_EVENTS, SagaStarted
 from amends.domain.ids import JOURNAL_PREFIX, InstanceId, Position
@@ -20,41 +21,50 @@ class Watch:
     """What was seen of one instance since somebody began to watch it; shared by all who do."""
 
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._started: asyncio.Future[RecordedEvent] = loop.create_future()
-        self._ended: asyncio.Future[RecordedEvent] = loop.create_future()
+        self._started: RecordedEvent | None = None
+        self._ended: RecordedEvent | None = None
+        self._error: BaseException | None = None
+        self._seen = Bell()
 
     @property
     def has_failed(self) -> bool:
         """Whether waiting on it was in vain, so that it will see nothing more."""
-        ended = self._ended
-        return ended.done() and not ended.cancelled() and ended.exception() is not None
+        return self._error is not None and self._ended is None
 
     @property
     def is_over(self) -> bool:
         """Whether it has nothing more to see."""
-        return self._ended.done()
+        return self._ended is not None or self._error is not None
 
     async def started(self) -> RecordedEvent:
         """The first event of the instance."""
-        return await asyncio.shield(self._started)
+        while self._started is None:
+            await self._more()
+        return self._started
 
     async def ended(self) -> RecordedEvent:
         """The final event of the instance."""
-        return await asyncio.shield(self._ended)
+        while self._ended is None:
+            await self._more()
+        return self._ended
+
+    async def _more(self) -> None:
+        if self._error is not None:
+            raise self._error
+        await self._seen.wait()
 
     def see(self, event: RecordedEvent) -> None:
         """Called with each event of the instance that starts or ends it."""
-        future = self._ended if event.type in _FINAL_TYPES else self._started
-        if not future.done():
-            future.set_result(event)
+        if event.type in _FINAL_TYPES:
+            self._ended = self._ended or event
+        else:
+            self._started = self._started or event
+        self._seen.ring()
 
     def fail(self, error: BaseException) -> None:
         """The subscription is over; waiting on would be in vain."""
-        for future in (self._started, self._ended):
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # whoever does not wait need not be told
+        self._error = self._error or error
+        self._seen.ring()
 
 
 class Watcher:

@@ -25,7 +25,8 @@ from amends.stores.checks import check_append
 from amends.stores.port import Append
 from amends.stores.sqlite.batch import Outgoing, Write
 from amends.stores.sqlite.commit import Task, Transaction
-from amends.stores.sqlite.database import SqliteDatabase, to_us
+from amends.stores.sqlite.database import SqliteDatabase
+from amends.stores.sqlite.moments import to_us
 from amends.stores.sqlite.schema import DELAYED, LATE_MESSAGE, MESSAGE
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from amends.broker.port import Delivery, Message
 from amends.domain.bell import Bell
-from amends.stores.sqlite.database import from_us
+from amends.stores.sqlite.moments import from_us
 from amends.stores.sqlite.schema import PLACE_BITS
 
 #: Replies and requests that wait in memory for one queue; beyond that they become rows.

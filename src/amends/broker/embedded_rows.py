@@ -12,7 +12,7 @@ from uuid import UUID
 from amends.broker.embedded_queue import COLUMNS, NO_ROW, Held, Queue, columns_of, read_message
 from amends.broker.port import DeadLetter, QueueDepth
 from amends.stores.sqlite.commit import Transaction
-from amends.stores.sqlite.database import from_us
+from amends.stores.sqlite.moments import from_us
 from amends.stores.sqlite.schema import PLACE_BITS
 
 #: Delayed messages that one transaction lets in when they are due.

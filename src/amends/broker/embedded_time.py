@@ -10,7 +10,8 @@ from amends.broker import embedded_rows as rows
 from amends.domain.bell import Bell
 from amends.errors import BrokerUnavailable, StoreClosed, StoreError
 from amends.stores.sqlite.commit import Transaction
-from amends.stores.sqlite.database import SqliteDatabase, from_us
+from amends.stores.sqlite.database import SqliteDatabase
+from amends.stores.sqlite.moments import from_us
 
 #: Before letting in due messages is tried again, when the file refused it.
 _RETRY_S: Final = 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,13 +13,12 @@ from amends.errors import StoreClosed, StoreUnavailable, UsageError
 from amends.stores.sqlite.commit import BatchCommitter
 from amends.stores.sqlite.errors import translate
 from amends.stores.sqlite.lock import EngineLock
+from amends.stores.sqlite.moments import to_us
 from amends.stores.sqlite.opening import connect, open_file
 from amends.stores.sqlite.writer import Writer
 
 T = TypeVar("T")
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
 #: A busy file is tried again after this, by reads, which must not block the event loop.
 _READ_RETRY_S: Final = 0.01
 
@@ -175,13 +173,3 @@ class SqliteDatabase:
         self.writer.changed.ring()
         if self._engine_lock is not None:
             self._engine_lock.release()
-
-
-def to_us(moment: datetime) -> int:
-    """Whole microseconds since 1970, UTC."""
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-def from_us(microseconds: int) -> datetime:
-    """The moment of `to_us`."""
-    return _EPOCH + timedelta(microseconds=microseconds)

@@ -17,7 +17,8 @@ from amends.stores.checks import check_append, check_removals
 from amends.stores.port import EVERYTHING, Append, Appended, EventFilter, Removal
 from amends.stores.sqlite import removal
 from amends.stores.sqlite.batch import Write
-from amends.stores.sqlite.database import SqliteDatabase, from_us
+from amends.stores.sqlite.database import SqliteDatabase
+from amends.stores.sqlite.moments import from_us
 
 #: Events read in one go, in the event loop: about half a millisecond.
 PAGE: Final = 250
@@ -126,18 +127,19 @@ class SqliteStore:
     ) -> AsyncIterator[RecordedEvent]:
         """See `EventStore.subscribe`. Holds a position and one page of events, no queue."""
         self._check_open()
-        database = self._database
+        database, tail = self._database, self._database.writer.tail
         # An async generator runs from its first `__anext__`, which is where "now" is: no `end()`,
         # which would let others run, and append, before it looks.
         at = await database.patiently(self._end_now) if after is None else after
         with database.writer.watching():
             while True:
                 # Look and wait without an await in between, or a ring could be missed.
-                if at >= self._end_now():
+                following = tail.after(at, filter)
+                if following is None and at >= (self._end_now() if tail.end is None else tail.end):
                     await database.writer.changed.wait()
                     self._check_open()
                     continue
-                found, scanned = await self._scan(at, self._end_now(), filter, PAGE)
+                found, scanned = following or await self._scan(at, self._end_now(), filter, PAGE)
                 for event in found:
                     yield event
                     self._check_open()
@@ -176,7 +178,9 @@ class SqliteStore:
         """See `EventStore.remove`. One transaction; the file's pages are used again."""
         self._check_open()
         check_removals(removals)
-        return await self._database.writer.perform(removal.remove(removals))
+        removed = await self._database.writer.perform(removal.remove(removals))
+        self._database.writer.tail.forget()
+        return removed
 
     async def close(self) -> None:
         """See `EventStore.close`. Closes the database too: close a broker that uses it before."""

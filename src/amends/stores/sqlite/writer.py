@@ -20,6 +20,7 @@ from amends.domain.bell import Bell
 from amends.errors import StoreClosed, StoreUnavailable
 from amends.stores.sqlite.batch import Ticket, Work, Write
 from amends.stores.sqlite.commit import BatchCommitter, Task, Transaction
+from amends.stores.sqlite.tail import LogTail
 
 T = TypeVar("T")
 
@@ -56,6 +57,7 @@ class Writer:
         self._version = committer.data_version()
         self._polled_at = time.monotonic()
         self.changed = Bell()
+        self.tail = LogTail()
         self.on_foreign: list[Callable[[], None]] = []
         self._thread = threading.Thread(target=self._run, name="amends-writer", daemon=True)
         self._thread.start()
@@ -167,13 +169,16 @@ class Writer:
 
     def _report(self, works: Sequence[Work], foreign: bool) -> None:
         if foreign:
+            self.tail.forget()
             for listener in self.on_foreign:
                 listener()
         appended = foreign
         for work in works:
             self._pending_bytes -= work.bytes
             work.finish()
-            appended = appended or (isinstance(work, Write) and work.append is not None)
+            if isinstance(work, Write) and work.append is not None:
+                self.tail.add(work)
+                appended = True
             if work.ticket is not None:
                 work.ticket.one_is_done()
         if appended:

@@ -1,0 +1,96 @@
+"""The end of the log in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from amends.domain.ids import NO_STREAM, ExpectedVersion, Position, StreamName
+from amends.errors import WrongExpectedVersion
+from amends.stores.port import EVERYTHING, Append, EventFilter, Removal
+from amends.stores.sqlite.database import SqliteDatabase
+from amends.stores.sqlite.store import SqliteStore
+from amends.stores.sqlite.tail import LogTail
+from amends.testing.clock import ManualClock
+from amends.testing.contracts.data import new_events
+
+FIRST, SECOND = StreamName.of("saga.a", "1"), StreamName.of("saga.b", "1")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> SqliteStore:
+    return SqliteStore(await SqliteDatabase.open(tmp_path / "a.db", clock=ManualClock()))
+
+
+def tail_of(store: SqliteStore) -> LogTail:
+    return store._database.writer.tail
+
+
+async def test_it_has_what_the_file_has(store: SqliteStore) -> None:
+    await store.append(Append(FIRST, new_events(2), NO_STREAM))
+    await store.append(Append(SECOND, new_events(3), NO_STREAM))
+    await store.append(Append(FIRST, new_events(1), ExpectedVersion(1)))
+    in_memory, at = [], Position(1)
+    while found := tail_of(store).after(at, EVERYTHING):
+        events, at = found
+        in_memory += events
+    assert in_memory == await store.read_all(Position(1))
+    assert at == tail_of(store).end == await store.end()
+    await store.close()
+
+
+async def test_it_filters_and_still_says_how_far_it_looked(store: SqliteStore) -> None:
+    await store.append(Append(FIRST, new_events(2), NO_STREAM))
+    await store.append(Append(SECOND, new_events(3), NO_STREAM))
+    filter = EventFilter(stream_prefixes=("saga.a",))
+    assert tail_of(store).after(1, filter) == ([], 4)
+    await store.close()
+
+
+async def test_retries_and_lost_races_add_nothing(store: SqliteStore) -> None:
+    append = Append(FIRST, new_events(2), NO_STREAM)
+    await store.append(append)
+    await store.append(Append(SECOND, new_events(1), NO_STREAM))
+    await store.append(append)
+    with pytest.raises(WrongExpectedVersion):
+        await store.append(Append(SECOND, new_events(1), NO_STREAM))
+    assert tail_of(store).end == 2
+    assert tail_of(store).after(2, EVERYTHING) is None
+    await store.close()
+
+
+async def test_it_does_not_reach_over_what_another_process_wrote(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    await store.append(Append(FIRST, new_events(1), NO_STREAM))
+    other = SqliteStore(await SqliteDatabase.open(tmp_path / "a.db"))
+    await other.append(Append(SECOND, new_events(1), NO_STREAM))
+    await store.append(Append(FIRST, new_events(1), ExpectedVersion(0)))
+    assert tail_of(store).after(-1 + 0, EVERYTHING) is None
+    assert tail_of(store).after(0, EVERYTHING) is None
+    found = tail_of(store).after(1, EVERYTHING)
+    assert found is not None
+    assert found[0] == await store.read_all(Position(1))
+    await other.close()
+    await store.close()
+
+
+async def test_what_was_removed_is_forgotten(store: SqliteStore) -> None:
+    await store.append(Append(FIRST, new_events(1), NO_STREAM))
+    await store.append(Append(SECOND, new_events(1), NO_STREAM))
+    await store.remove([Removal(FIRST, ExpectedVersion(0))])
+    assert tail_of(store).after(-1, EVERYTHING) is None
+    await store.close()
+
+
+async def test_it_stays_small(tmp_path: Path) -> None:
+    database = await SqliteDatabase.open(tmp_path / "a.db")
+    store = SqliteStore(database)
+    database.writer.tail = tail = LogTail(bytes_max=4096)
+    for version in range(-1, 99):
+        await store.append(Append(FIRST, new_events(1), ExpectedVersion(version)))
+    assert tail.after(98, EVERYTHING) is not None
+    assert tail.after(0, EVERYTHING) is None
+    assert len(tail._after) < 20
+    await store.close()
