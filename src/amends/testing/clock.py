@@ -24,6 +24,7 @@ import asyncio
 import heapq
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, Final, TypeVar, TypeVarTuple
@@ -102,6 +103,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._threads_busy = 0
         self._busy: list[Callable[[], bool]] = []
         self._resting: list[asyncio.Future[None]] = []
+        self._timer_numbers = count()
         super().__init__(_TimeSkippingSelector(self))
         # Timers are due within this many seconds. asyncio's own choice, a nanosecond, vanishes
         # in the rounding of a float after some months, and no timer would ever be due.
@@ -110,6 +112,23 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds since the clock's start."""
         return self.clock.elapsed_s
+
+    def call_at(  # type: ignore[override]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """See asyncio. Timers of one moment fire in the order in which they were made, which is
+        nothing that asyncio's own heap would promise.
+        """
+        self._check_closed()  # type: ignore[attr-defined]
+        timer = _OrderedTimer(when, callback, args, self, context)
+        timer.number = next(self._timer_numbers)
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
 
     async def rest(self) -> None:
         """Return when nothing else is ready, before time moves on."""
@@ -162,6 +181,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             f"at {self.clock.now().isoformat()} every task waits, and no timer, I/O or executor "
             f"is left that could wake one:{waiting or ' there is none, only a bare future'}"
         )
+
+
+class _OrderedTimer(asyncio.TimerHandle):
+    __slots__ = ("number",)
+    number: int
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, _OrderedTimer):
+            return NotImplemented
+        return (self.when(), self.number) < (other.when(), other.number)
 
 
 class _TimeSkippingSelector(selectors.BaseSelector):

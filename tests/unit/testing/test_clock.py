@@ -50,6 +50,15 @@ class TestVirtualTime:
             seen.append(("advanced", clock.elapsed_s))
         assert seen == [("b", 1), ("a", 3), ("c", 3), ("advanced", 4), ("b", 5), ("a", 6)]
 
+    async def test_timers_of_one_moment_fire_in_the_order_in_which_they_were_made(self) -> None:
+        loop, fired = asyncio.get_running_loop(), list[int]()
+        given_up = [loop.call_later(5, fired.append, -1) for _ in range(20)]
+        for number in range(50):
+            loop.call_later(1, fired.append, number)
+            given_up[number % 20].cancel()
+        await asyncio.sleep(2)
+        assert fired == list(range(50))
+
     async def test_timeouts_are_virtual(self, clock: VirtualClock) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(YEAR_S):
