@@ -1,123 +1,207 @@
-"""Transfers over a ledger that is not the engine's own: the oracle of the acceptance tests.
+"""Payments over a ledger that is not the engine's own, for the acceptance tests.
 
-The ledger is an SQLite file named by ORACLE_DB. Like a bank's, it books an entry once for each
-idempotency key. It also keeps a line for every attempt, repeated or not.
+Four sagas cover what can be in flight when a worker is killed: retries with backoff, refusals,
+outcomes that nobody knows, timers, signals, parallel steps, steps that are given up, a pivot, and
+a step that waits for a person. What happens to an attempt depends on its account and its key, and
+not on timing. Each saga returns the idempotency keys of the bookings that are to stand.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
+from functools import cache
 from hashlib import blake2b
 
 from pydantic import BaseModel
 
-from amends import App, Failure, Retry, SagaContext, Signal, activity, activity_context, saga
+from amends import (
+    App,
+    DidNotHappen,
+    Failure,
+    Happened,
+    Retry,
+    SagaContext,
+    Signal,
+    StepFailed,
+    StepUnknown,
+    activity,
+    activity_context,
+    saga,
+)
+from tests.acceptance.ledger import Ledger, Void
 
-QUICK = Retry(initial_s=0.02, max_interval_s=0.1, max_attempts=6)
+QUICK = Retry(initial_s=0.01, max_interval_s=0.1, max_attempts=6)
+ONCE_MORE = Retry(initial_s=0.01, max_attempts=2)
+#: What takes longer is given up, and nobody knows whether it happened.
+TIMEOUT_S = 0.2
 
 
-class Transfer(BaseModel):
+class Order(BaseModel):
+    """The payees' accounts say how they behave: see `deposit`."""
+
     payer: str
-    payee: str
+    payees: list[str]
     cents: int
     approval: bool = False
+    pause_s: float = 0.0
+
+
+class Booking(BaseModel):
+    account: str
+    cents: int
 
 
 class Closed(Failure):
-    """The payee's account is closed."""
+    """The account is closed, or the booking was reversed before it came."""
 
 
 approved = Signal("approved", str)
 
 
-def open_oracle(path: str) -> sqlite3.Connection:
-    # A killed process does not lose what the operating system has: no need to sync.
-    oracle = sqlite3.connect(path, timeout=30, isolation_level=None)
-    oracle.execute("PRAGMA journal_mode=WAL")
-    oracle.execute("PRAGMA synchronous=OFF")
-    return oracle
+@cache
+def the_ledger() -> Ledger:
+    return Ledger(os.environ["LEDGER"], os.environ.get("FUSE", ""))
 
 
-def create_oracle(path: str) -> None:
-    oracle = open_oracle(path)
-    oracle.execute(
-        "CREATE TABLE entries (key TEXT PRIMARY KEY, about TEXT, account TEXT, cents INTEGER)"
-    )
-    oracle.execute("CREATE TABLE attempts (key TEXT, attempt INTEGER)")
-    oracle.close()
-
-
-def book(account: str, cents: int) -> None:
-    """Book once for this step, and note the attempt."""
+def book(booking: Booking) -> str:
     context = activity_context()
-    about = context.origin_key or context.idempotency_key
-    oracle = open_oracle(os.environ["ORACLE_DB"])
     try:
-        oracle.execute("BEGIN IMMEDIATE")
-        oracle.execute(
-            "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)",
-            (context.idempotency_key, about, account, cents),
-        )
-        oracle.execute(
-            "INSERT INTO attempts VALUES (?, ?)", (context.idempotency_key, context.attempt)
-        )
-        oracle.execute("COMMIT")
-    finally:
-        oracle.close()
+        the_ledger().book(context.idempotency_key, context.attempt, booking.account, booking.cents)
+    except Void as void:
+        raise Closed(str(void)) from None
+    return context.idempotency_key
 
 
-def unlucky(percent: int) -> bool:
-    """Drawn from the attempt, so that a run depends on its seed and not on its timing."""
+def reverse(receipt: str | None) -> None:
     context = activity_context()
-    text = f"{context.idempotency_key}#{context.attempt}"
-    return blake2b(text.encode(), digest_size=2).digest()[0] * 100 < percent * 256
+    assert context.origin_key is not None
+    assert receipt in (None, context.origin_key)
+    the_ledger().reverse(context.idempotency_key, context.attempt, context.origin_key)
 
 
-def is_booked(key: str) -> bool:
-    oracle = open_oracle(os.environ["ORACLE_DB"])
-    try:
-        return bool(oracle.execute("SELECT 1 FROM entries WHERE key = ?", (key,)).fetchone())
-    finally:
-        oracle.close()
+def break_sometimes(percent: int, moment: str) -> None:
+    """Drawn from the attempt, so that its copies agree."""
+    context = activity_context()
+    text = f"{moment} {context.idempotency_key}#{context.attempt}"
+    if blake2b(text.encode(), digest_size=1).digest()[0] * 100 < percent * 256:
+        raise ConnectionError(f"{moment} the effect")
 
 
 # A connection that breaks says nothing of the effect: hence undo_failed.
 @activity(queue="ledger", retry=QUICK, undo_failed=True)
-def withdraw(order: Transfer) -> str:
-    if unlucky(10):
+def withdraw(booking: Booking) -> str:
+    break_sometimes(10, "before")
+    receipt = book(booking)
+    # An account that never answers uses up all attempts.
+    break_sometimes(100 if booking.account.startswith("mute") else 15, "after")
+    return receipt
+
+
+@withdraw.undo(retry=QUICK)
+def refund(booking: Booking, receipt: str | None) -> None:
+    break_sometimes(10, "before")
+    reverse(receipt)
+    break_sometimes(15, "after")
+
+
+@activity(queue="bank", retry=ONCE_MORE, timeout=TIMEOUT_S)
+async def deposit(booking: Booking) -> str:
+    """To an account that is closed; shut until a person opens it; slow to answer; cut off after
+    a first, slow answer; or any other.
+    """
+    account = booking.account
+    is_shut = account.startswith("shut") and not the_ledger().is_open(account)
+    if is_shut or account.startswith("closed"):
+        raise Closed(account)
+    if account.startswith("cut") and activity_context().attempt > 1:
         raise ConnectionError("before the effect")
-    book(order.payer, -order.cents)
-    if unlucky(15):
-        raise ConnectionError("after the effect")
-    return activity_context().idempotency_key
+    receipt = book(booking)
+    if account.startswith(("slow", "cut")):
+        await asyncio.sleep(60)
+    return receipt
 
 
-@withdraw.undo
-def refund(order: Transfer, receipt: str | None) -> None:
+@deposit.undo(retry=QUICK)
+async def take_back(booking: Booking, receipt: str | None) -> None:
+    reverse(receipt)
+
+
+@activity(queue="bank", retry=ONCE_MORE, timeout=TIMEOUT_S)
+async def wire(booking: Booking) -> str:
+    """Like `deposit`, and the bank can be asked about it."""
+    receipt = book(booking)
+    if booking.account.startswith("slow"):
+        await asyncio.sleep(60)
+    return receipt
+
+
+@wire.undo(retry=QUICK)
+async def recall(booking: Booking, receipt: str | None) -> None:
+    reverse(receipt)
+
+
+@wire.probe
+async def trace(booking: Booking) -> Happened[str] | DidNotHappen:
     origin = activity_context().origin_key
     assert origin is not None
-    if receipt is not None or is_booked(origin):
-        book(order.payer, order.cents)
+    await asyncio.sleep(TIMEOUT_S / 4)
+    return Happened(origin) if the_ledger().is_booked(origin) else DidNotHappen()
 
 
-@activity(queue="bank", retry=QUICK)
-async def deposit(order: Transfer) -> str:
-    if order.payee.startswith("closed"):
-        raise Closed(order.payee)
-    book(order.payee, order.cents)
-    await asyncio.sleep(0.002)
-    return activity_context().idempotency_key
+class NoWay(Failure):
+    """None of the payees took the money."""
+
+
+def from_payer(order: Order, times: int = 1) -> Booking:
+    return Booking(account=order.payer, cents=-times * order.cents)
+
+
+def to(payee: str, order: Order) -> Booking:
+    return Booking(account=payee, cents=order.cents)
 
 
 @saga
-async def transfer(ctx: SagaContext, order: Transfer) -> str:
-    await ctx.do(withdraw, order)
+async def transfer(ctx: SagaContext, order: Order) -> list[str]:
+    taken = await ctx.do(withdraw, from_payer(order))
     if order.approval:
         await ctx.receive(approved)
-    await asyncio.sleep(0.05)
-    return await ctx.do(deposit, order)
+    await asyncio.sleep(order.pause_s)
+    return [taken, await ctx.do(deposit, to(order.payees[0], order))]
 
 
-app = App(sagas=[transfer], activities=[withdraw, deposit], concurrency={"ledger": 16})
+@saga(compensate="in_parallel")
+async def payout(ctx: SagaContext, order: Order) -> list[str]:
+    """To all payees at once."""
+    taken = await ctx.do(withdraw, from_payer(order, len(order.payees)))
+    given = await asyncio.gather(*(ctx.do(deposit, to(payee, order)) for payee in order.payees))
+    return [taken, *given]
+
+
+@saga
+async def detour(ctx: SagaContext, order: Order) -> list[str]:
+    """To the first payee who takes it in time."""
+    taken = await ctx.do(withdraw, from_payer(order))
+    for payee in order.payees:
+        try:
+            async with asyncio.timeout(TIMEOUT_S / 2):
+                return [taken, await ctx.do(deposit, to(payee, order))]
+        except (TimeoutError, StepFailed, StepUnknown):
+            continue
+    raise NoWay
+
+
+@saga
+async def purchase(ctx: SagaContext, order: Order) -> list[str]:
+    """Beyond the pivot the second payee gets his money, and be it by a person's help."""
+    taken = await ctx.do(withdraw, from_payer(order, 2))
+    wired = await ctx.do(wire, to(order.payees[0], order), pivot=True)
+    await asyncio.sleep(order.pause_s)
+    return [taken, wired, await ctx.do(deposit, to(order.payees[1], order))]
+
+
+app = App(
+    sagas=[transfer, payout, detour, purchase],
+    activities=[withdraw, deposit, wire],
+    concurrency={"ledger": 16},
+)

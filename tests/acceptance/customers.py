@@ -1,0 +1,178 @@
+"""The customers of the acceptance tests: a client process that keeps payments under way."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from amends import Client, Handle, Saga
+from amends.domain import events as e
+from amends.domain.bell import Bell
+from amends.domain.envelope import RecordedEvent
+from amends.domain.ids import JOURNAL_PREFIX, START, InstanceId
+from amends.errors import ActionRefused
+from amends.stores.port import EventFilter
+from tests.acceptance.ledger import Ledger
+from tests.acceptance.ledger_app import (
+    Order,
+    approved,
+    detour,
+    payout,
+    purchase,
+    transfer,
+)
+
+#: Instances that are kept under way.
+OPEN = 40
+JOURNALS = EventFilter(stream_prefixes=(JOURNAL_PREFIX,))
+FINAL = frozenset(kind.__name__ for kind in e.FINAL_EVENTS)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One payment, and what its customer does meanwhile."""
+
+    id: str
+    saga: Saga[Order, list[str]]
+    order: Order
+    approvals: int
+    cancels: bool
+    waits_for_a_death: bool
+    """Whether signals and cancels are sent while no worker lives."""
+
+    @property
+    def instance(self) -> InstanceId:
+        return InstanceId.of(self.saga.name, self.id)
+
+
+def draw_plan(seed: int, number: int) -> Plan:
+    draw = random.Random(f"plan {seed} {number}")
+    saga = draw.choice([transfer, transfer, payout, detour, purchase])
+    one, other = (f"b{account}" for account in draw.sample(range(20), 2))
+    bad = draw.choice(["closed", "slow", "cut"])
+    payees = {
+        transfer: [draw.choice([one, bad])],
+        payout: [one, draw.choice([other, bad])],
+        detour: [draw.choice([one, bad]), draw.choice([other, "closed"])],
+        purchase: [draw.choice([one, one, "slow"]), draw.choice([other, f"shut{number}"])],
+    }
+    approvals = draw.choice([0, 1, 2]) if saga is transfer else 0
+    return Plan(
+        id=f"{seed}x{number}",
+        saga=saga,
+        order=Order(
+            payer="mute" if draw.random() < 0.1 else f"a{draw.randrange(20)}",
+            payees=payees[saga],
+            cents=draw.randint(1, 10_000),
+            approval=approvals > 0,
+            pause_s=draw.choice([0.02, 0.1, 0.3]),
+        ),
+        approvals=approvals,
+        cancels=draw.random() < 0.15,
+        waits_for_a_death=draw.random() < 0.5,
+    )
+
+
+Errand = Callable[[Plan], Coroutine[Any, Any, None]]
+
+
+class Customers:
+    """Order payments, approve and cancel them, and open accounts for those that are parked."""
+
+    def __init__(self, client: Client, ledger: Ledger, seed: int, group: asyncio.TaskGroup) -> None:
+        self._client = client
+        self._ledger = ledger
+        self._seed = seed
+        self._group = group
+        self._bell = Bell()
+        self._errands: list[tuple[Errand, Plan]] = []
+        self._is_over = False
+        self.plans: dict[str, Plan] = {}
+        self.open: dict[str, Plan] = {}
+        self.sent: dict[str, set[str]] = {}
+        """The signals that were sent to each id."""
+        self.events = 0
+
+    async def follow(self) -> None:
+        """See every event of a journal. Runs until it is cancelled."""
+        self._keep_busy()
+        async for event in self._client.backend.store.subscribe(START, filter=JOURNALS):
+            self.events += 1
+            self._see(event)
+            self._bell.ring()
+
+    def _see(self, event: RecordedEvent) -> None:
+        instance = InstanceId.of_stream(event.stream)
+        assert instance is not None
+        plan = self.plans[instance.id]
+        if event.type == e.SagaStarted.__name__:
+            self._look_after(plan)
+        elif event.type == e.StepParked.__name__:
+            self._group.create_task(self._help(plan))
+        elif event.type in FINAL:
+            del self.open[plan.id]
+            self._keep_busy()
+
+    def _keep_busy(self) -> None:
+        while len(self.open) < OPEN and not self._is_over:
+            plan = draw_plan(self._seed, len(self.plans))
+            self.plans[plan.id] = self.open[plan.id] = plan
+            self._group.create_task(self._order(plan))
+
+    async def _order(self, plan: Plan) -> None:
+        await self._client.submit(plan.saga, plan.order, id=plan.id)
+
+    def _look_after(self, plan: Plan) -> None:
+        for errand, is_planned in (
+            (self._approve, plan.approvals > 0),
+            (self._cancel, plan.cancels),
+        ):
+            if not is_planned:
+                continue
+            if plan.waits_for_a_death and not self._is_over:
+                self._errands.append((errand, plan))
+            else:
+                self._group.create_task(errand(plan))
+
+    async def _approve(self, plan: Plan) -> None:
+        sent = self.sent.setdefault(plan.id, set())
+        for number in range(plan.approvals):
+            text = f"{plan.id} approval {number}"
+            with suppress(ActionRefused):  # it has ended
+                await self._handle(plan).signal(approved, text)
+                sent.add(text)
+
+    async def _cancel(self, plan: Plan) -> None:
+        with suppress(ActionRefused):
+            await self._handle(plan).cancel(who="customer", why="a whim")
+
+    async def _help(self, plan: Plan) -> None:
+        self._ledger.open_account(plan.order.payees[-1])
+        await self._handle(plan).resolve("retry", who="operator", why="the account is open")
+
+    def _handle(self, plan: Plan) -> Handle[list[str]]:
+        return self._client.handle(plan.saga, plan.id)
+
+    # --- what the test waits for
+
+    async def run_errands(self) -> int:
+        """Do what was to be done while no worker lives; how much that was."""
+        errands, self._errands = self._errands, []
+        await asyncio.gather(*(errand(plan) for errand, plan in errands))
+        return len(errands)
+
+    async def until_events(self, number: int) -> None:
+        """Wait until so many events were seen."""
+        while self.events < number:
+            await self._bell.wait()
+
+    async def until_all_have_ended(self) -> None:
+        """Order nothing more, and see what was ordered to its end."""
+        self._is_over = True
+        await self.run_errands()
+        while self.open:
+            await self._bell.wait()
