@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
 
-import structlog
-
 from amends.activities.aggregates import Repositories
 from amends.activities.consumer import ActivityConsumer
 from amends.backend import Backend
@@ -18,11 +16,12 @@ from amends.sagas.cache import LiveCache
 from amends.sagas.orchestrator import Orchestrator
 from amends.sagas.retention import Retention
 from amends.settings import Settings
+from amends.telemetry import Log
 
 if TYPE_CHECKING:
     from amends.app import App
 
-log = structlog.get_logger("amends.engine")
+log = Log("amends.engine")
 
 
 class CalmGarbageCollector:

@@ -13,8 +13,6 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-import structlog
-
 from amends.activities.aggregates import Repositories
 from amends.activities.context import ActivityContext, set_activity_context
 from amends.activities.definition import Activity, DidNotHappen, Happened
@@ -40,8 +38,9 @@ from amends.errors import (
     InvalidMessage,
     InvalidPayload,
 )
+from amends.telemetry import Log
 
-log = structlog.get_logger("amends.activities")
+log = Log("amends.activities")
 
 #: A command that was in hand at so many crashes is taken for their cause.
 DELIVERIES_MAX = 20

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import structlog
-
 from amends.broker.port import Broker, Delivery
 from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
 from amends.errors import BrokerUnavailable
+from amends.telemetry import Log
 
-log = structlog.get_logger("amends.broker")
+log = Log("amends.broker")
 
 
 class Subscription:

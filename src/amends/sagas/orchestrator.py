@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final
 
-import structlog
-
 from amends.broker.commit import Committer
 from amends.broker.port import Broker, Delivery
 from amends.broker.subscription import Subscription
@@ -37,8 +35,9 @@ from amends.sagas.mailboxes import Mailbox, Mailboxes
 from amends.sagas.rounds import NoSuchInstance, NoTurn, Part, RoundTaker
 from amends.sagas.turn import Inbound, TurnTaker
 from amends.stores.port import EventStore
+from amends.telemetry import Log
 
-log = structlog.get_logger("amends.orchestrator")
+log = Log("amends.orchestrator")
 
 #: Instances that take their turns in one go, during which the event loop does nothing else.
 ROUND_INSTANCES_MAX: Final = 64

@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-import structlog
-
 from amends.broker.port import Broker, Message
 from amends.domain.envelope import RecordedEvent
 from amends.domain.events import SagaStarted
@@ -21,8 +19,9 @@ from amends.errors import DecodeError, InvalidJournal
 from amends.sagas.dispatch import Dispatcher
 from amends.sagas.replay import fold
 from amends.stores.port import EventFilter, EventStore
+from amends.telemetry import Log
 
-log = structlog.get_logger("amends.reconcile")
+log = Log("amends.reconcile")
 
 #: Instances whose journals are in memory at a time.
 INSTANCES_PAGE: Final = 64

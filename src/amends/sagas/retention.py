@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-import structlog
-
 from amends.domain import events as e
 from amends.domain.clock import Clock
 from amends.domain.envelope import RecordedEvent
@@ -23,8 +21,9 @@ from amends.errors import DecodeError, InvalidJournal, StoreClosed, StoreError
 from amends.sagas import journal
 from amends.sagas.state import InstanceState
 from amends.stores.port import EventFilter, EventStore, Removal
+from amends.telemetry import Log
 
-log = structlog.get_logger("amends.retention")
+log = Log("amends.retention")
 
 #: A batch ends at these: running sagas wait while it is removed.
 BATCH_JOURNALS_MAX: Final = 64
