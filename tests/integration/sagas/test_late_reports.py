@@ -244,6 +244,56 @@ async def test_a_saga_that_goes_on_without_a_step_has_it_undone_and_again_when_i
         assert await handle.status() == Status.COMPLETED
 
 
+async def test_a_result_during_an_undo_before_the_completion_runs_it_again_with_the_result() -> None:
+    world = World()
+    world.plan["a"], world.plan["undo_a"] = [Late(100)], [Late(50)]
+    a = world.activity("a", timeout=10, retry=ONCE)
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> str:
+        try:
+            await ctx.do(a, order)
+        except StepFailed:
+            return "without"
+        return "with"
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.advance(30)
+        assert world.did == ["a 1", "undo_a 1 None"]
+        await report(harness, handle, seq=1)
+        assert await handle.result() == "without"
+        await harness.settle()
+        assert world.did == ["a 1", "undo_a 1 None", "undo_a 1 late"]
+
+
+@pytest.mark.parametrize("ended_as", ["failed", "skipped"])
+async def test_an_effect_that_a_completed_saga_never_learnt_of_is_undone(ended_as: str) -> None:
+    """Attempt 1 times out; then attempt 2 is refused, or a person says to go on without it."""
+    world = World()
+    world.plan["a"] = [Late(100), Refused("twice") if ended_as == "failed" else Late(100)]
+    a = world.activity("a", timeout=10, on_unknown="park")
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> str:
+        try:
+            await ctx.do(a, order)
+        except StepFailed:
+            return "without"
+        return "with"
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.advance(30)
+        if ended_as == "skipped":
+            await handle.resolve("skip", who="ann", why="it never came")
+        await handle.result()
+        assert world.did == ["a 1", "a 1"]
+        await report(harness, handle, seq=1)
+        assert world.did[2:] == ["undo_a 1 late"]
+        assert await handle.status() == Status.COMPLETED
+
+
 async def test_a_late_result_of_a_step_that_a_person_skipped_is_undone_with_the_saga() -> None:
     world = World()
     world.plan["a"] = [Late(100)]
