@@ -448,7 +448,7 @@ def test_context_variables_belong_to_their_tasks() -> None:
     who: ContextVar[str] = ContextVar("who", default="nobody")
 
     async def body(ctx: SagaContext, do: Do) -> list[str]:
-        log: list[str] = []
+        log = [who.get()]
 
         async def named(name: str) -> None:
             log.append(who.get())
@@ -462,7 +462,7 @@ def test_context_variables_belong_to_their_tasks() -> None:
         return log
 
     who.set("the engine's")
-    assert run_body(body) == ["main", "main", "a", "b", "main"]
+    assert run_body(body) == ["nobody", "main", "main", "a", "b", "main"]
 
 
 # --- what is left over at the end
