@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 from itertools import pairwise
@@ -374,6 +375,21 @@ async def test_what_a_replay_could_not_repeat_stalls_even_when_it_is_swallowed(
         await harness.advance(5)
         assert (await only(harness, handle, e.SagaStalled)).error.type == "NotAllowedInSaga"
         assert releases.world.did == []
+
+
+@pytest.mark.parametrize("forbidden", [reads_a_file, runs_in_a_thread, listens])
+async def test_it_stalls_also_when_the_saga_swallows_it_and_is_done(forbidden: Any) -> None:
+    async def naughty(ctx: SagaContext, order: Order, do: dict[str, Any]) -> str:
+        call = {"f": forbidden}["f"]
+        with contextlib.suppress(Exception):
+            await call()
+        return "done"
+
+    releases = Releases()
+    async with Harness(releases.app(naughty)) as harness:
+        handle = await harness.start(it_of(harness), Order(n=1))
+        await harness.settle()
+        assert await names(harness, handle) == ["SagaStarted", "SagaStalled"]
 
 
 async def test_a_loop_that_never_rests_stalls() -> None:
