@@ -29,9 +29,8 @@ class Ending:
         self._main.add_done_callback(self._main_ended, context=execution.context)
 
     def stop(self) -> None:
-        """It was asked to stop, or its deadline passed."""
+        """It was asked to stop, or its deadline passed: see `stop_if_possible`."""
         self._stop_wanted = True
-        self.stop_if_possible()
 
     def stop_if_possible(self) -> None:
         """Cancel the saga's code if that is wanted and it can still go back.

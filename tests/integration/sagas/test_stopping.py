@@ -134,7 +134,7 @@ async def test_a_saga_that_swallows_the_cancellation_is_compensated_all_the_same
 
 async def test_steps_in_a_finally_block_run_before_compensation_and_are_undone_too() -> None:
     world = World()
-    a, b = world.activity("a"), world.activity("b")
+    a, b, c = (world.activity(name) for name in "abc")
     world.plan["b"] = [Broken("cable")]
 
     @saga
@@ -144,13 +144,15 @@ async def test_steps_in_a_finally_block_run_before_compensation_and_are_undone_t
             await asyncio.sleep(1000)
         finally:
             await ctx.do(b, order)
+            await ctx.do(c, order)
 
-    async with Harness(app_of(it, activities=[a, b])) as harness:
+    async with Harness(app_of(it, activities=[a, b, c])) as harness:
         handle = await harness.start(it, Order(n=1))
         await harness.settle()
         await handle.cancel(who="ann", why="!")
         assert await ended(handle) == Status.CANCELLED
-        assert world.did == ["a 1", "b 1", "b 1", "undo_b 1 b1", "undo_a 1 a1"]
+        assert world.did[:4] == ["a 1", "b 1", "b 1", "c 1"]
+        assert world.did[4:] == ["undo_c 1 c1", "undo_b 1 b1", "undo_a 1 a1"]
 
 
 async def test_a_failure_on_the_way_out_does_not_change_that_it_was_cancelled() -> None:
