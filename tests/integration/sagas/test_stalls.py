@@ -20,6 +20,7 @@ from tests.integration.sagas.support import (
     Late,
     Order,
     Receipt,
+    Refused,
     World,
     app_of,
     ended,
@@ -379,3 +380,30 @@ async def test_a_signal_of_the_wrong_shape_is_put_aside_and_the_right_one_is_tak
         assert "signal 'go' carries what it cannot" in letter.detail
         await handle.signal(go, Order(n=2))
         assert await handle.result() == 2
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["at its completion", "at its failure"])
+async def test_a_bug_in_a_task_that_is_cancelled_at_the_end_stalls(fails: bool) -> None:
+    world = World()
+    a = world.activity("a")
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> str:
+        async def buggy() -> None:
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                raise TypeError("a bug")
+
+        left = asyncio.create_task(buggy())
+        await ctx.do(a, order)
+        if fails:
+            raise Refused("no")
+        return left.get_name()
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.advance(10)
+        assert await handle.status() == Status.STALLED
+        assert (await every(harness, handle, e.SagaStalled))[0].error.message == "a bug"
+        assert world.did == ["a 1"]
