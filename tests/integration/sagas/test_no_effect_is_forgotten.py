@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -130,6 +131,60 @@ async def test_a_step_whose_outcome_is_unknown_is_undone_when_the_saga_goes_anot
         handle = await harness.start(it, Order(n=1))
         assert await handle.result() == Receipt(text="b1")
         assert world.did == ["a 1", "b 1", "undo_a 1 None"]
+
+
+async def test_a_saga_goes_on_without_a_step_that_nothing_undoes() -> None:
+    world = World()
+    a = world.activity("a", undo=False, timeout=10, retry=ONCE)
+    world.plan["a"] = [Late(30)]
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> str:
+        try:
+            await ctx.do(a, order)
+        except StepFailed:
+            return "without"
+        return "with"
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        assert await handle.result() == "without"
+        # Nor does it need its code for what comes late.
+        await harness.restart(app_of(activities=[a]))
+        await report(harness, handle, seq=1)
+        assert await handle.status() == Status.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "undone_with"), [(20.0, "None"), (60.0, "a1")], ids=["unknown", "it happened"]
+)
+async def test_what_was_undone_before_a_cancel_is_not_undone_again(
+    timeout_s: float, undone_with: str
+) -> None:
+    """The saga's code had returned, and what it had given up was being undone."""
+    world = World()
+    a = world.activity("a", timeout=timeout_s, retry=ONCE)
+    b, c = world.activity("b"), world.activity("c", timeout=5, retry=ONCE)
+    world.plan["a"], world.plan["c"] = [Late(30)], [Late(30)]
+    world.plan["undo_c"] = [Late(50)]
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> None:
+        await ctx.do(b, order)
+        with suppress(StepFailed):
+            await ctx.do(c, order)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                await ctx.do(a, order)
+
+    async with Harness(app_of(it, activities=[a, b, c])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.advance(50)
+        undone = f"undo_a 1 {undone_with}"
+        assert world.did == ["b 1", "c 1", "a 1", undone, "undo_c 1 None"]
+        await handle.cancel(who="ann", why="wrong order")
+        assert await ended(handle) == Status.CANCELLED
+        assert world.did[5:] == ["undo_b 1 b1"]
 
 
 async def test_a_timeout_that_the_saga_lets_pass_compensates() -> None:

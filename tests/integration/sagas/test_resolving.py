@@ -18,6 +18,7 @@ from amends.errors import (
 )
 from amends.testing.harness import Harness
 from tests.integration.sagas.support import (
+    ONCE,
     Broken,
     Late,
     Order,
@@ -251,6 +252,48 @@ async def test_what_a_person_completed_is_undone_like_any_other() -> None:
         await handle.resolve("complete", who="ann", why="saw it", result={"text": "by hand"})
         assert await ended(handle) == Status.COMPENSATED
         assert world.did[-1] == "undo_a 1 by hand"
+
+
+async def test_a_retry_that_fails_does_not_settle_the_doubt_of_before() -> None:
+    """An attempt before the retry may have had its effect: it is asked about, or undone."""
+    world = World()
+    world.plan["a"] = [Late(100), Broken("1"), Broken("2"), Broken("3")]
+    a = world.activity("a", timeout=10, on_unknown="park", total_timeout=15)
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> None:
+        await ctx.do(a, order)
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await parked(harness, it)
+        await handle.resolve("retry", who="ann", why="the line is back")
+        await harness.advance(100)
+        assert await handle.status() == Status.PARKED
+        assert await every(harness, handle, e.StepFailed) == []
+        await handle.resolve("skip", who="ann", why="enough")
+
+
+async def test_each_retry_by_a_person_has_all_its_time_and_no_more() -> None:
+    world = World()
+    world.plan["b"] = [Broken("1"), Broken("2"), Late(1e6)]
+    a, b = world.activity("a"), world.activity("b", timeout=1e5, total_timeout=100, retry=ONCE)
+
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> None:
+        await ctx.do(a, order, pivot=True)
+        await ctx.do(b, order)
+
+    async with Harness(app_of(it, activities=[a, b])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        for _ in range(2):
+            await harness.advance(50)
+            assert await handle.status() == Status.PARKED
+            await handle.resolve("retry", who="ann", why="again")
+        await harness.advance(99)
+        assert await handle.status() == Status.RUNNING
+        await harness.advance(2)
+        assert await handle.status() == Status.PARKED
+        await only(harness, handle, e.StepUnknown)
 
 
 async def test_a_skipped_step_gives_none_whatever_its_type() -> None:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from amends import Retry, SagaContext, Signal, Status, activity, saga
+from amends import Retry, SagaContext, Settings, Signal, Status, activity, saga
 from amends.broker.mail import to_inbox
 from amends.domain import events as e
 from amends.domain import messages as m
@@ -72,7 +72,8 @@ async def test_the_time_that_was_lost_in_a_stall_is_not_the_time_of_the_next_ste
         assert world.did == ["a 1", *["b 1"] * (len(plan) + 1)]
 
 
-async def test_a_step_after_a_stall_has_its_time_and_no_more() -> None:
+@pytest.mark.parametrize("cache_max", [0, 10], ids=["replayed", "cached"])
+async def test_a_step_after_a_stall_has_its_time_and_no_more(cache_max: int) -> None:
     world = World()
     a, b = world.activity("a"), world.activity("b", total_timeout=60)
     world.plan["b"] = [Late(1000)]
@@ -87,7 +88,8 @@ async def test_a_step_after_a_stall_has_its_time_and_no_more() -> None:
         await ctx.do(a, order)
         return await ctx.do(b, order)
 
-    async with Harness(app_of(with_a_bug, activities=[a, b])) as harness:
+    settings = Settings(store="memory://", cache_max=cache_max)
+    async with Harness(app_of(with_a_bug, activities=[a, b]), settings=settings) as harness:
         handle = await harness.start(with_a_bug, Order(n=1))
         await harness.advance(3600)
         await harness.restart(app_of(corrected, activities=[a, b]))
