@@ -69,6 +69,25 @@ async def test_a_refusal_after_the_pivot_parks_too() -> None:
         assert await handle.result() == "skipped"
 
 
+async def test_a_step_after_the_pivot_whose_outcome_is_unknown_parks_too() -> None:
+    world = World()
+    world.plan["b"] = [Late(100), Late(100)]
+    a, b = world.activity("a"), world.activity("b", timeout=10)
+
+    @saga
+    async def it(ctx: SagaContext, order: Order) -> str:
+        await ctx.do(a, order, pivot=True)
+        return (await ctx.do(b, order)).text
+
+    async with Harness(app_of(it, activities=[a, b])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.advance(100)
+        assert await handle.status() == Status.PARKED
+        await handle.resolve("retry", who="ann", why="the line is back")
+        assert await handle.result() == "b1"
+        assert world.did == ["a 1", "b 1", "b 1", "b 1"]
+
+
 async def test_a_pivot_that_fails_is_no_point_of_no_return() -> None:
     world = World()
     world.plan["b"] = [Refused("no")]

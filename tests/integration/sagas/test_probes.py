@@ -213,6 +213,23 @@ async def test_an_unknown_outcome_parks_if_the_activity_says_so() -> None:
         assert await handle.result() == "by hand"
 
 
+async def test_it_parks_also_when_the_probe_cannot_tell() -> None:
+    world = World()
+    world.plan["a"], world.plan["probe_a"] = [Late(100)], [Broken("1"), Broken("2")]
+    a = world.activity("a", probe=True, timeout=10, retry=ONCE, on_unknown="park")
+
+    @saga
+    async def it(ctx: SagaContext, order: Order) -> Receipt:
+        return await ctx.do(a, order)
+
+    async with Harness(app_of(it, activities=[a])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await harness.advance(100)
+        assert await handle.status() == Status.PARKED
+        unknown = await every(harness, handle, e.StepUnknown)
+        assert [fact.then for fact in unknown] == [e.AfterUnknown.PROBE, e.AfterUnknown.PARK]
+
+
 async def test_a_pivot_whose_outcome_is_unknown_is_never_guessed_at() -> None:
     world = World()
     world.plan["a"] = [Late(100)]
