@@ -63,6 +63,42 @@ async def test_an_event_stands_in_the_stream_under_its_own_type_and_version() ->
         assert (second.type, second.schema_version) == ("payment.sent", 3)
 
 
+@event(name="payment.sent", version=4, oldest=4)
+class SentLater(BaseModel, frozen=True):
+    pence: int
+
+
+@event(name="payment.made", version=3, oldest=3)
+class Made(BaseModel, frozen=True):
+    cents: int
+
+
+@pytest.mark.parametrize(
+    ("emitted", "agrees"),
+    [(SentLater(pence=5), True), (Sent(cents=6), False), (Made(cents=5), False)],
+    ids=["another version", "other data", "another type"],
+)
+async def test_an_event_on_record_may_be_emitted_in_another_version_and_not_otherwise(
+    emitted: BaseModel, agrees: bool
+) -> None:
+    @saga(name="it")
+    async def it(ctx: SagaContext) -> None:
+        ctx.emit(Sent(cents=5))
+        await asyncio.sleep(10)
+
+    @saga(name="it")
+    async def later(ctx: SagaContext) -> None:
+        ctx.emit(emitted)
+        await asyncio.sleep(10)
+
+    async with Harness(app_of(it)) as harness:
+        handle = await harness.start(it)
+        await harness.advance(5)
+        await harness.restart(app_of(later))
+        await harness.advance(10)
+        assert await handle.status() == (Status.COMPLETED if agrees else Status.STALLED)
+
+
 async def test_an_event_is_appended_with_the_step_that_follows_it() -> None:
     world = World()
     world.plan["a"] = [Late(10)]
