@@ -5,9 +5,9 @@ PY := .venv/bin/python
 STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
 # What the checkers look at. A folder that does not exist yet is left out.
-CODE := $(wildcard src examples benchmarks tests)
+CODE := $(wildcard src examples benchmarks tests scripts)
 
-.PHONY: help demo test check format lint types imports house fix bench soak lock clean
+.PHONY: help demo test check format lint types imports house fix bench soak mutants lock clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -52,9 +52,14 @@ bench: $(STAMP) ## Run the benchmarks; WORKLOADS="W1 W7/hold" and REPEATS choose
 soak: $(STAMP) ## Run a day of virtual time; N is how many transfers, 1000000
 	@$(PY) -m benchmarks.soak
 
+# Hours for all of it. An extra of its own: nothing else here needs the mutation tester.
+mutants: $(STAMP) ## Break the engine on purpose and see what tests miss; MODULES, SAMPLE, SEED choose
+	@scripts/make-venv dev,mutants
+	@$(PY) scripts/mutants.py
+
 lock: ## Resolve the newest versions into requirements.lock
 	scripts/make-lock
 
 clean: ## Remove .venv, caches and build results
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
