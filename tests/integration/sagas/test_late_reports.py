@@ -244,7 +244,9 @@ async def test_a_saga_that_goes_on_without_a_step_has_it_undone_and_again_when_i
         assert await handle.status() == Status.COMPLETED
 
 
-async def test_a_result_during_an_undo_before_the_completion_runs_it_again_with_the_result() -> None:
+async def test_a_result_during_an_undo_before_the_completion_runs_it_again_with_the_result() -> (
+    None
+):
     world = World()
     world.plan["a"], world.plan["undo_a"] = [Late(100)], [Late(50)]
     a = world.activity("a", timeout=10, retry=ONCE)
