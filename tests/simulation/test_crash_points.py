@@ -15,6 +15,7 @@ from amends.testing.invariants import check_journal, check_replay
 from tests.simulation.bank import open_bank
 from tests.simulation.scenarios import SCENARIOS, SMALLEST, Scenario, app, bank_of
 
+FOR_AN_HOUR = Settings(store="memory://", cache_max=0, calm_gc=False, retention_days=1 / 24)
 CACHED = Settings(store="memory://", calm_gc=False)
 
 
@@ -62,3 +63,26 @@ def test_it_is_the_same_wherever_two_engines_die_one_after_the_other() -> None:
 
         pairs += crash_at_every_point(die_again)
     assert pairs > single * 10
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=name_of)
+def test_its_journal_goes_in_the_end_wherever_the_engine_dies(scenario: Scenario) -> None:
+    """And neither the engine's death nor what is late makes anything happen once more."""
+
+    def run_and_forget(points: CrashPoints) -> None:
+        bank = open_bank(bank_of(scenario))
+
+        async def main(harness: Harness) -> None:
+            await scenario.run(harness)
+            calls = len(bank.calls)
+            await harness.advance(2 * 86400)
+            assert await harness.client.backend.store.read_all() == []
+            broker = harness.client.backend.broker
+            assert [d for d in await broker.depths() if d.ready or d.delayed or d.dead] == []
+            assert all(len(undos) == 1 for undos in bank.undone_by.values()), bank.undone_by
+            # Only what was on its way when the saga ended.
+            assert len(bank.calls) <= calls + 1
+
+        run_app(app, main, points=points, settings=FOR_AN_HOUR)
+
+    crash_at_every_point(run_and_forget)
