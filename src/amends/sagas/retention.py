@@ -7,6 +7,7 @@ written down for it while sagas run, and no part of the log is looked at twice i
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
@@ -28,6 +29,8 @@ log = Log("amends.retention")
 #: A batch ends at these: running sagas wait while it is removed.
 BATCH_JOURNALS_MAX: Final = 64
 BATCH_EVENTS_MAX: Final = 1000
+#: Events of a long journal that are looked at before others may run: some milliseconds.
+EVENTS_AT_ONCE_MAX: Final = 250
 #: Endings that are read at a time.
 ENDINGS_PAGE: Final = 64
 #: An engine lets so much time pass between two rounds, so that a batch is worth its sync.
@@ -128,7 +131,7 @@ class Walk:
             if not records:
                 continue  # somebody else removed it
             now = self._clock.now()
-            if _may_go(records, ended_before=now - self._age, now=now):
+            if await _may_go(records, ended_before=now - self._age, now=now):
                 batch.append(Removal(stream, records[-1].version))
                 events += len(records)
             else:
@@ -136,18 +139,20 @@ class Walk:
         return batch
 
 
-def _may_go(records: Sequence[RecordedEvent], *, ended_before: datetime, now: datetime) -> bool:
+async def _may_go(
+    records: Sequence[RecordedEvent], *, ended_before: datetime, now: datetime
+) -> bool:
     instance = InstanceId.of_stream(records[0].stream)
     if instance is None or records[-1].recorded_at > ended_before:
         return False
     try:
-        return may_go(instance, records, now)
+        return await may_go(instance, records, now)
     except (DecodeError, InvalidJournal) as error:
         log.warning("journal_kept", instance=str(instance), error=str(error))
         return False
 
 
-def may_go(instance: InstanceId, records: Sequence[RecordedEvent], now: datetime) -> bool:
+async def may_go(instance: InstanceId, records: Sequence[RecordedEvent], now: datetime) -> bool:
     """Whether an instance has ended and nothing of it is open or still to come: no step, no undo
     that a late report asked for, nobody whom it waits for, and no message that was published for
     a later moment (its deadline, a timer that it gave up).
@@ -156,7 +161,9 @@ def may_go(instance: InstanceId, records: Sequence[RecordedEvent], now: datetime
     """
     journal.check_sequence(records)
     state = InstanceState(instance)
-    for record in records:
+    for number, record in enumerate(records, 1):
+        if number % EVENTS_AT_ONCE_MAX == 0:
+            await asyncio.sleep(0)
         event = journal.decode(record)
         if _is_to_come(event, now):
             return False

@@ -206,7 +206,7 @@ async def test_whatever_is_open_after_the_end_keeps_it() -> None:
         await report_late(harness)
         records = await handle.journal()
         verdicts = {
-            count: may_go(handle.instance, records[:count], harness.now() + WEEK)
+            count: await may_go(handle.instance, records[:count], harness.now() + WEEK)
             for count in range(1, len(records) + 1)
         }
         types = [record.type for record in records]
@@ -223,7 +223,7 @@ async def test_whatever_is_open_after_the_end_keeps_it() -> None:
         version = ExpectedVersion(len(records) - 1)
         store = harness.client.backend.store
         await store.append(Append(handle.instance.stream, stalled, version))
-        assert not may_go(handle.instance, await handle.journal(), harness.now() + WEEK)
+        assert not await may_go(handle.instance, await handle.journal(), harness.now() + WEEK)
 
 
 async def test_a_late_report_is_news() -> None:
