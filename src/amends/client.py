@@ -6,7 +6,6 @@ journal, which is the only truth; there are no replies that could be lost.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -18,6 +17,7 @@ from amends.broker.mail import to_inbox
 from amends.broker.port import Message
 from amends.domain import events as e
 from amends.domain import messages as m
+from amends.domain.deadlines import Deadlines
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import InstanceId, check_name
 from amends.domain.payload import Payload
@@ -192,6 +192,7 @@ class Client:
         self.app = app
         self.backend = backend
         self.settings = settings
+        self._deadlines = Deadlines()
         self._watcher = Watcher(backend.store)
 
     async def __aenter__(self) -> Self:
@@ -247,7 +248,7 @@ class Client:
         # Until it is confirmed it need not be durable: if this process dies, so does the caller.
         await self.backend.broker.request(request)
         try:
-            async with asyncio.timeout(confirm_timeout):
+            with self._deadlines.within(confirm_timeout):
                 first = await watch.started()
         except TimeoutError:
             await self.backend.broker.publish([request])
@@ -345,7 +346,7 @@ class Client:
         """Wait until an instance stands in its journal. Raises TimeoutError."""
         watch = await self._watcher.watch(instance)
         if not await self.backend.store.read(instance.stream, limit=1):
-            async with asyncio.timeout(timeout):
+            with self._deadlines.within(timeout):
                 await watch.started()
 
     async def wait_for_end(
@@ -361,7 +362,7 @@ class Client:
                 ending = await self.ending(instance)
                 if ending is not None:
                     return ending
-        async with asyncio.timeout(timeout):
+        with self._deadlines.within(timeout):
             last = ending_of(journal.decode(await watch.ended()))
         assert last is not None
         return last

@@ -22,6 +22,7 @@ from amends.broker.subscription import Subscription
 from amends.broker.topology import command_queue
 from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
+from amends.domain.deadlines import Deadlines
 from amends.domain.events import AttemptOutcome, ErrorInfo, StepKind
 from amends.domain.failures import error_info
 from amends.domain.messages import (
@@ -72,6 +73,7 @@ class ActivityConsumer:
         self._subscription: Subscription | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._held: dict[UUID, list[Delivery]] = {}
+        self._deadlines = Deadlines()
         self._threads: ThreadPoolExecutor | None = None
         self._late: set[asyncio.Task[None]] = set()
 
@@ -224,12 +226,12 @@ class ActivityConsumer:
             if timeout_s <= 0:
                 # It may have begun with an earlier delivery, so it is not known to have failed.
                 return self._failed(command, AttemptOutcome.TIMED_OUT, _too_late(activity))
-        timeout = asyncio.timeout(timeout_s)
+        timeout = self._deadlines.within(timeout_s)
         thread: Future[Any] | None = None
         try:
             arguments = activity.arguments(command.input, command.result)
             set_activity_context(self._context(activity, command, message, deadline))
-            async with timeout:
+            with timeout:
                 if activity.is_async:
                     result = await activity.fn(*arguments)
                 else:
@@ -241,7 +243,7 @@ class ActivityConsumer:
                 raise
             return self._failed(command, AttemptOutcome.FAILED, error_info(error))
         except (Exception, SystemExit) as error:  # an activity that exits must not end the engine
-            if timeout.expired():
+            if timeout.expired:
                 # A cancelled thread had not begun. An earlier delivery's may have.
                 began = thread is None or not thread.cancelled() or delivery.count > 1
                 outcome = AttemptOutcome.TIMED_OUT if began else AttemptOutcome.FAILED
