@@ -162,8 +162,9 @@ class SagaLoop(asyncio.AbstractEventLoop):
         self._discarded = True
         self._ready.clear()
         self._timers.clear()
-        self.run_ready()
-        self._ready.clear()
+        if self.unfinished_tasks():
+            self.run_ready()
+            self._ready.clear()
         self._tasks.clear()
 
     def _close_tasks(self) -> None:
