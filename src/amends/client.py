@@ -374,15 +374,20 @@ class Client:
     # --- sending
 
     async def send(self, message: m.EngineMessage, *, id: UUID | None = None) -> None:
-        """Put a message into the inbox of its instance; durable on return."""
+        """Put a message into the inbox of its instance; durable on return.
+
+        Raises PayloadTooLarge (a reason of half a megabyte, say).
+        """
         await self.backend.broker.publish([self._to_inbox(message, id or new_id())])
 
     def _to_inbox(self, message: m.EngineMessage, id: UUID) -> Message:
         text = str(id)
-        return to_inbox(
+        sent = to_inbox(
             message,
             id,
             partitions=self.settings.partitions,
             correlation_id=text,
             causation_id=text,
         )
+        m.check_size(sent.body)
+        return sent

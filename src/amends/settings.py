@@ -87,6 +87,8 @@ class Settings(BaseSettings):
         if name not in cls.model_fields:
             known = ", ".join(f"{_PREFIX}{field.upper()}" for field in cls.model_fields)
             return f"{name!r} is none of them; there are {known}"
+        if not what.startswith("Input"):  # of one kind pydantic says what it tried instead
+            what = "Input should be an integer of fewer digits"
         return f"{_PREFIX}{name.upper()}={shown(value)}: {what.replace('Input', 'it', 1)}"
 
     @classmethod

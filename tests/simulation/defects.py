@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from amends.sagas.intake import Intake
 from amends.sagas.rounds import Part, RoundTaker
 from amends.sagas.state import InstanceState
 from amends.sagas.step import Outcome, StepState
-from amends.sagas.turn import Live, TurnTaker
+from amends.sagas.turn import Inbound, Live, Turn, TurnTaker
 
 Patch = pytest.MonkeyPatch
 Events = list[e.InputEvent]
@@ -46,6 +47,21 @@ def acknowledge_before_append(patch: Patch) -> None:
         await self._broker.publish(turn.publish)
 
     patch.setattr(SequentialCommitter, "commit_one", commit_one)
+
+
+@defect
+def acknowledge_with_the_first_part_of_a_turn(patch: Patch) -> None:
+    right = TurnTaker.take
+
+    def take(self: TurnTaker, live: Live, inbound: Sequence[Inbound], now: datetime) -> Turn:
+        turn = right(self, live, inbound, now)
+        if not any(isinstance(event, e.TurnSplit) for event in turn.events):
+            return turn
+        done = [*turn.commit.acknowledge, inbound[turn.taken].delivery]
+        commit = turn.commit._replace(acknowledge=done)
+        return turn._replace(commit=commit, taken=turn.taken + 1)
+
+    patch.setattr(TurnTaker, "take", take)
 
 
 @defect

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
 from amends import (
     App,
     Failure,
@@ -118,6 +120,18 @@ async def beyond_the_pivot(ctx: SagaContext) -> list[str]:
 async def never_heard_of(ctx: SagaContext) -> list[str]:
     first = await ctx.do(pay, booking("payer", -5))
     return [first, await ctx.do(pay, booking("late", 5))]
+
+
+class Notice(BaseModel, frozen=True):
+    text: str
+
+
+@saga
+async def more_than_an_append(ctx: SagaContext) -> list[str]:
+    for number in range(5):
+        ctx.emit(Notice(text=str(number) + "x" * 200_000))
+    first = await ctx.do(pay, booking("payer", -5))
+    return [first, *await asyncio.gather(*(ctx.do(pay, booking("payee", n)) for n in (2, 3)))]
 
 
 @saga
@@ -293,6 +307,7 @@ SCENARIOS = [
         report_on_another_way,
         refused_and_slow,
     ),
+    Scenario("more than an append holds", "more_than_an_append", COMPLETED),
     Scenario("in doubt", "never_heard_of", COMPENSATED, fate=breaks_after_its_effect),
     Scenario("cancelled", "sleeps_long", Status.CANCELLED, cancel),
     Scenario(
@@ -314,6 +329,7 @@ app = App(
         beyond_the_pivot,
         never_heard_of,
         goes_another_way,
+        more_than_an_append,
     ],
     activities=[pay, wire],
 )

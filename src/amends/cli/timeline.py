@@ -169,6 +169,8 @@ class Timeline:
                 return Line(at, None, "‖", what, self._error(event.error), "bold red")
             case e.SagaResumed():
                 return Line(at, None, "●", "went on after it had stalled", "", _GOOD)
+            case e.TurnSplit():
+                return Line(at, None, "·", "more than one append holds: goes on", "", _QUIET)
         return self._end(event, at)
 
     def _decision(self, event: e.OutputEvent, at: datetime) -> Line:

@@ -296,6 +296,10 @@ class SagaResumed(Note):
     """The saga went on after it had been stalled."""
 
 
+class TurnSplit(Note):
+    """The turn's decisions go on in the next append: they are more than one holds."""
+
+
 FINAL_EVENTS: tuple[type[JournalEvent], ...] = (
     SagaCompleted,
     SagaCompensated,
@@ -329,5 +333,6 @@ JOURNAL_EVENTS: tuple[type[JournalEvent], ...] = (
     SagaCancelled,
     SagaStalled,
     SagaResumed,
+    TurnSplit,
 )
 """Every type that stands in a journal under its class name."""

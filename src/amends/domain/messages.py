@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from amends.domain.events import AttemptOutcome, ErrorInfo, Resolution
 from amends.domain.ids import InstanceId
-from amends.errors import InvalidMessage
+from amends.errors import InvalidMessage, PayloadTooLarge
 
 
 class EngineMessage(BaseModel):
@@ -142,6 +142,19 @@ class WakeSaga(EngineMessage):
 #: What the engine sends to an instance on its own, and nobody asked for. Not the report of a
 #: completed attempt: that an effect happened, somebody must hear of.
 OF_THE_ENGINE: Final = (ReportFailed, RetryStep, ExpireStep, FireTimer, WakeSaga)
+
+#: What an inbox takes: a payload, and what goes with it. Twice as much fits into one append.
+MESSAGE_BYTES_MAX: Final = 384 * 1024
+
+
+def check_size(body: bytes) -> None:
+    """Raise PayloadTooLarge for a message that no inbox takes."""
+    if len(body) > MESSAGE_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"a message of {len(body)} bytes is over the limit, which is {MESSAGE_BYTES_MAX}; it "
+            "was not acted upon. Say it shorter, or store the bulk elsewhere"
+        )
+
 
 _BY_NAME: Final[dict[str, type[EngineMessage]]] = {
     cls.__name__: cls

@@ -83,6 +83,7 @@ _AFTER_THE_END: Final = (
     e.StepResolved,
     e.SagaStalled,
     e.SagaResumed,
+    e.TurnSplit,
 )
 
 

@@ -109,7 +109,8 @@ class SagaContext:
         return StepCall(self._execution, activity, input, pivot)
 
     def emit(self, event: BaseModel) -> None:
-        """Put a domain event of your own on record, in the same append as this turn's decisions.
+        """Put a domain event of your own on record, in the same append as this turn's decisions
+        (or, if they are more than one append holds, in the order in which they were taken).
 
         Raises InvalidPayload, PayloadTooLarge.
         """

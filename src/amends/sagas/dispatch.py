@@ -74,7 +74,7 @@ class Dispatcher:
             started = state.started
             if started is not None and started.deadline is not None and not state.deadline_passed:
                 messages.append(self._timer(state, 0, started.deadline, cause))
-        if state.stalled is not None:
+        if state.stalled is not None or state.is_split:
             messages.append(self.wake(state, 0, state.at, cause))
         return messages
 

@@ -51,15 +51,24 @@ def mark_of(event_id: UUID) -> int:
     return event_id.int >> 64
 
 
+def encode_data(event: e.JournalEvent) -> bytes:
+    """The JSON body of an event."""
+    if isinstance(event, e.DomainEventEmitted):
+        return to_json(event.data)
+    # Defaults are left out: most fields of most events have theirs.
+    return event.__pydantic_serializer__.to_json(event, exclude_defaults=True)
+
+
 def encode_turn(
     events: Sequence[e.JournalEvent],
+    bodies: Iterable[bytes],
     ids: Iterable[UUID],
     *,
     correlation_id: str,
     causation_id: str,
     trace_parent: str | None,
 ) -> list[NewEvent]:
-    """The events of one turn in the form in which a store takes them."""
+    """The events of one turn, with their bodies, in the form in which a store takes them."""
     shared = encode_metadata(
         correlation_id=correlation_id,
         causation_id=causation_id,
@@ -67,7 +76,7 @@ def encode_turn(
         trace_parent=trace_parent,
     )
     encoded = []
-    for event, id in zip(events, ids, strict=False):
+    for event, data, id in zip(events, bodies, ids, strict=False):
         if isinstance(event, e.DomainEventEmitted):
             own = encode_metadata(
                 correlation_id=correlation_id,
@@ -76,10 +85,8 @@ def encode_turn(
                 trace_parent=trace_parent,
                 **{EMITTED_SEQ: event.seq},
             )
-            encoded.append(NewEvent(id, event.type, to_json(event.data), own))
+            encoded.append(NewEvent(id, event.type, data, own))
         else:
-            # Defaults are left out: most fields of most events have theirs.
-            data = event.__pydantic_serializer__.to_json(event, exclude_defaults=True)
             encoded.append(NewEvent(id, type(event).__name__, data, shared))
     return encoded
 

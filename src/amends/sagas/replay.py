@@ -53,7 +53,8 @@ def replay(
     """Bring an execution to where its journal ends.
 
     Its `decisions` then holds those that the code has taken and the journal lacks: none, unless
-    the instance is stalled, and then only what follows from inputs that came since.
+    the instance is stalled, and then only what follows from inputs that came since; or unless the
+    journal ends within the decisions of a turn.
 
     Raises DeterminismError, SagaBug (what the code raised), InvalidJournal, DecodeError.
     """
@@ -65,8 +66,9 @@ def replay(
         for record in records:
             event = journal.decode(record)
             stalls_here = record.version in stalls
-            if not is_stalled and (stalls_here or isinstance(event, e.InputEvent)):
-                _check_nothing_more(execution, at_end=False)
+            if stalls_here or isinstance(event, e.InputEvent):
+                may_lack = is_stalled or execution.state.is_split
+                _check_nothing_more(execution, may_lack=may_lack, at_end=False)
             is_stalled = is_stalled or stalls_here
             if isinstance(event, e.OutputEvent):
                 _confirm(execution, event)
@@ -76,8 +78,8 @@ def replay(
                 execution.state.apply(event)
                 is_stalled = is_stalled and not isinstance(event, e.SagaResumed)
             _note_record(execution.state, record, event)
-        if not is_stalled:
-            _check_nothing_more(execution, at_end=True)
+        may_lack = is_stalled or execution.state.is_split
+        _check_nothing_more(execution, may_lack=may_lack, at_end=True)
     except BaseException:
         execution.discard()
         raise
@@ -90,6 +92,10 @@ def _note_record(state: InstanceState, record: RecordedEvent, event: e.JournalEv
         state.correlation_id = str(decode_metadata(record).get(CORRELATION_ID, record.id))
     if isinstance(event, e.SignalReceived | e.StepResolved):
         state.message_marks.add(journal.mark_of(record.id))
+    elif isinstance(event, e.TurnSplit):
+        state.is_split = True
+    elif isinstance(event, e.OutputEvent):
+        state.is_split = False
 
 
 def _stalls(records: Sequence[RecordedEvent]) -> set[int]:
@@ -112,8 +118,8 @@ def _stalls(records: Sequence[RecordedEvent]) -> set[int]:
     return found
 
 
-def _check_nothing_more(execution: SagaExecution, *, at_end: bool) -> None:
-    if execution.decisions:
+def _check_nothing_more(execution: SagaExecution, *, may_lack: bool, at_end: bool) -> None:
+    if execution.decisions and not may_lack:
         wanted = execution.decisions[0]
         seq = None if at_end else wanted.seq
         raise DeterminismError(str(execution.instance), seq, "nothing more", describe(wanted))

@@ -31,6 +31,7 @@ class InstanceState:
         "error",
         "final",
         "instance",
+        "is_split",
         "message_marks",
         "pivot_passed",
         "result",
@@ -58,6 +59,8 @@ class InstanceState:
         self.pivot_passed = False
         self.stalled: e.ErrorInfo | None = None
         self.resumed_at: datetime = _BEGINNING
+        self.is_split = False
+        """Whether the journal ends within the decisions of a turn."""
         self.final: Status | None = None
         self.result: Any = None
         self.error: e.ErrorInfo | None = None
@@ -277,4 +280,5 @@ _APPLY: Final[dict[type[e.JournalEvent], Callable[[InstanceState, Any], None]]] 
     e.SagaTerminated: InstanceState._ended,
     e.SagaStalled: InstanceState._stalled,
     e.SagaResumed: InstanceState._resumed,
+    e.TurnSplit: InstanceState._ignore,
 }

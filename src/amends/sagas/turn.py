@@ -20,7 +20,7 @@ from amends.domain.failures import error_info
 from amends.domain.ids import NO_STREAM, ExpectedVersion, InstanceId
 from amends.domain.status import Status
 from amends.domain.unique import new_id_block
-from amends.errors import DeterminismError, NotRegistered
+from amends.errors import DeterminismError, NotRegistered, PayloadTooLarge
 from amends.sagas import journal
 from amends.sagas.dispatch import Dispatcher
 from amends.sagas.execution import ActivityMap, SagaBug, SagaExecution, SagaMap
@@ -32,6 +32,12 @@ from amends.stores.port import Append
 if TYPE_CHECKING:
     pass
 
+
+#: What a turn puts into one append. EventStoreDB before 25.1 takes 1 MiB; the rest is for a note,
+#: which may have a traceback.
+APPEND_BYTES_MAX: Final = 896 * 1024
+#: What an event takes beside its body: its metadata, its type, its id, and what a store adds.
+EVENT_BYTES: Final = 512
 
 WAKE_INITIAL_S: Final = 1.0
 WAKE_MAX_S: Final = 300.0
@@ -76,7 +82,8 @@ class Turn(NamedTuple):
     """The outcome of a turn, which appends `events`.
 
     `taken` counts the inbound messages that it dealt with; the others want another turn, after a
-    reload. `refused` are those among them that are to be put aside, and why.
+    reload. If the turn is split, the one whose decisions go on is among them. `refused` are those
+    that are to be put aside, and why.
     """
 
     commit: TurnCommit
@@ -126,22 +133,31 @@ class TurnTaker:
         work = _Work(live, now)
         work.resume()
         taken = 0
+        cause = inbound[0].delivery.message
         for delivery, message in inbound:
-            taken += 1
+            if work.is_over:
+                break
             id = delivery.message.id
             try:
+                m.check_size(delivery.message.body)
                 admitted = self._intake.admit(live.state, message, id, now)
-            except Refused as refusal:
+            except (Refused, PayloadTooLarge) as refusal:
                 work.refused.append((delivery, str(refusal)))
+                taken += 1
                 continue
+            if admitted and not work.has_room_for(delivery.message):
+                break
+            cause = delivery.message
             if not admitted:
                 self._redrive(live, message, delivery, work)
+                taken += 1
                 continue
             if not live.state.correlation_id:
-                live.state.correlation_id = delivery.message.correlation_id or str(id)
-            if not work.feed(admitted, id):
-                break
-        return self._finish(live, work, inbound[:taken])
+                live.state.correlation_id = cause.correlation_id or str(id)
+            work.feed(admitted, id)
+            # Until its decisions are all on record, the message is needed: it leads to the rest.
+            taken += not work.is_split
+        return self._finish(live, work, inbound[:taken], cause)
 
     def _redrive(
         self, live: Live, message: m.EngineMessage, delivery: Delivery, work: _Work
@@ -157,10 +173,12 @@ class TurnTaker:
         else:
             work.redrives |= delivery.count > 1
 
-    def _finish(self, live: Live, work: _Work, taken: Sequence[Inbound]) -> Turn:
+    def _finish(
+        self, live: Live, work: _Work, taken: Sequence[Inbound], cause_message: Message
+    ) -> Turn:
         state = live.state
         deliveries = [delivery for delivery, _ in taken]
-        cause = str(deliveries[-1].message.id)
+        cause = str(cause_message.id)
         # Whoever has ended needs code only for what brings him something new.
         is_needed = state.final is None or work.was_stalled or bool(work.events)
         is_stalled = live.bug is not None and is_needed
@@ -172,10 +190,11 @@ class TurnTaker:
                 state.instance.stream,
                 journal.encode_turn(
                     work.events,
+                    work.bodies,
                     work.ids,
                     correlation_id=state.correlation_id,
                     causation_id=cause,
-                    trace_parent=deliveries[-1].message.trace_parent,
+                    trace_parent=cause_message.trace_parent,
                 ),
                 NO_STREAM if state.version < 0 else ExpectedVersion(state.version),
             )
@@ -219,21 +238,38 @@ class _Work:
         self.now = max(now, live.state.at)
         self.was_stalled = live.state.stalled is not None
         self.events: list[e.JournalEvent] = []
+        self.bodies: list[bytes] = []
         self.ids: list[UUID] = []
+        self.is_split = False
+        """Whether decisions are left for the next append."""
+        self._is_broken = False
+        self._room = APPEND_BYTES_MAX
         self.refused: list[tuple[Delivery, str]] = []
         self.redrives = False
         self._decided = 0
         """Events whose decisions stand behind them; the code broke at the one that follows."""
         self._fresh = new_id_block()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether another turn must take what comes next."""
+        return self.is_split or self._is_broken
+
+    def has_room_for(self, message: Message) -> bool:
+        """Whether what a message leads to still fits: a probe's answer stands in two events."""
+        return 2 * len(message.body) + 2 * EVENT_BYTES <= self._room
+
     def resume(self) -> None:
-        """Decisions that the code took in replay and the journal lacks: it had stalled."""
+        """Decisions that the code took in replay and the journal lacks: it had stalled, or the
+        last append was full.
+        """
         live = self.live
         if live.execution is None:
             return
         if live.state.stalled is not None:
             self._add(e.SagaResumed(at=self.now))
             live.state.stalled = None
+        live.state.is_split = False
         self._renew(live)
         self._take_decisions(live.execution)
 
@@ -253,8 +289,8 @@ class _Work:
             renewed.append(step)
         live.execution.decisions = deque(renewed)
 
-    def feed(self, admitted: Sequence[e.InputEvent], id: UUID) -> bool:
-        """Feed the events of one message; False when the code broke on the way."""
+    def feed(self, admitted: Sequence[e.InputEvent], id: UUID) -> None:
+        """Feed the events of one message, until the code breaks."""
         live = self.live
         for number, event in enumerate(admitted):
             if isinstance(event, e.SignalReceived | e.StepResolved):
@@ -271,9 +307,8 @@ class _Work:
             except SagaBug as bug:
                 self._decided = len(self.events) - 1
                 self._broke(admitted[number + 1 :], bug)
-                return False
-            self._take_decisions(live.execution)
-        return True
+                return
+            self._take_decisions(live.execution, all_of_them=number + 1 < len(admitted))
 
     def note_stall(self, bug: BaseException) -> None:
         """Put the stall on record, once for each error."""
@@ -288,17 +323,34 @@ class _Work:
     def _broke(self, rest: Sequence[e.InputEvent], bug: SagaBug) -> None:
         for event in rest:
             self._add(event)
+        self._is_broken = True
         live = self.live
         live.discard()
         live.bug = bug.cause
 
-    def _take_decisions(self, execution: SagaExecution) -> None:
+    def _take_decisions(self, execution: SagaExecution, *, all_of_them: bool = False) -> None:
+        """As many as fit. `all_of_them`: between the events of one message, which belong into one
+        append, there are few, and small ones.
+        """
         while execution.decisions:
-            self._add(execution.decisions.popleft())
+            body = journal.encode_data(execution.decisions[0])
+            # Or else there would be no end of splitting.
+            assert len(body) < APPEND_BYTES_MAX // 2
+            if len(body) + EVENT_BYTES > self._room and not all_of_them:
+                self.is_split = True
+                self._add(e.TurnSplit(at=self.now))
+                return
+            self._add(execution.decisions.popleft(), body=body)
 
-    def _add(self, event: e.JournalEvent, mark: int | None = None) -> None:
+    def _add(
+        self, event: e.JournalEvent, mark: int | None = None, body: bytes | None = None
+    ) -> None:
         self._fresh += 1
         fresh = self._fresh
+        if body is None:
+            body = journal.encode_data(event)
+        self._room -= len(body) + EVENT_BYTES
+        self.bodies.append(body)
         self.events.append(event)
         self.ids.append(UUID(int=fresh) if mark is None else journal.marked_id(mark, fresh))
 
@@ -312,7 +364,7 @@ def _is_past_code(state: InstanceState) -> bool:
     """Whether nothing that still arrives can make the saga's code, or its undos, decide anything."""
     if state.final is Status.TERMINATED:
         return True
-    if state.stalled is not None:
+    if state.stalled is not None or state.is_split:
         return False
     steps = state.steps.values()
     return not any(step.may_surprise or step.kind is e.StepKind.UNDO for step in steps)

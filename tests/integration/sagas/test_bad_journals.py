@@ -235,11 +235,17 @@ def test_every_journal_event_survives_its_way_into_a_store_and_back() -> None:
         e.SagaCancelled(seq=0, undone=3),
         e.SagaStalled(at=at, error=error.model_copy(update={"traceback": "…"})),
         e.SagaResumed(at=at),
+        e.TurnSplit(at=at),
     ]
     assert {type(event) for event in samples} == {*e.JOURNAL_EVENTS, e.DomainEventEmitted}
     ids = [UUID(int=number) for number in range(len(samples))]
     encoded = journal.encode_turn(
-        samples, ids, correlation_id="c", causation_id="x", trace_parent="t"
+        samples,
+        map(journal.encode_data, samples),
+        ids,
+        correlation_id="c",
+        causation_id="x",
+        trace_parent="t",
     )
     for event, new in zip(samples, encoded, strict=True):
         record = RecordedEvent(

@@ -218,7 +218,12 @@ async def test_whatever_is_open_after_the_end_keeps_it() -> None:
 
         bug = e.SagaStalled(at=harness.now(), error=e.ErrorInfo(type="TypeError", message=""))
         stalled = journal.encode_turn(
-            [bug], [uuid4()], correlation_id="", causation_id="", trace_parent=None
+            [bug],
+            [journal.encode_data(bug)],
+            [uuid4()],
+            correlation_id="",
+            causation_id="",
+            trace_parent=None,
         )
         version = ExpectedVersion(len(records) - 1)
         store = harness.client.backend.store

@@ -24,7 +24,7 @@ NUMBERS = [name for name in FIELDS if name not in ("store", "broker", "calm_gc")
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 
 texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=12)
-numbers = st.integers() | st.floats() | st.sampled_from([0, -1, 10**30, 1e300, 1025])
+numbers = st.integers() | st.floats() | st.sampled_from([0, -1, 10**30, 1e300, 1e19, 1025])
 scalars = st.none() | st.booleans() | numbers | texts | st.binary(max_size=3)
 shapes = st.recursive(
     scalars,
@@ -117,6 +117,8 @@ def test_a_path_that_no_system_has_is_refused_before_anything_is_opened() -> Non
 
 
 def test_numbers_without_end_are_cut_short() -> None:
-    with pytest.raises(InvalidSettings, match=r"AMENDS_CONCURRENCY=.*100000") as refused:
-        Settings(concurrency=10**5000)
-    assert len(str(refused.value)) < 500
+    for value in (10**5000, "9" * 5000, 1e300):
+        told = refusal({"concurrency": value})
+        assert "AMENDS_CONCURRENCY=" in told
+        assert "it should be" in told
+        assert len(told) < 300
