@@ -42,7 +42,7 @@ class Plan:
     approvals: int
     cancels: bool
     waits_for_a_death: bool
-    """Whether signals and cancels are sent while no worker lives."""
+    """Whether signals, cancels and decisions are sent while no worker lives."""
 
     @property
     def instance(self) -> InstanceId:
@@ -58,7 +58,7 @@ def draw_plan(seed: int, number: int) -> Plan:
         transfer: [draw.choice([one, bad])],
         payout: [one, draw.choice([other, bad])],
         detour: [draw.choice([one, bad]), draw.choice([other, "closed"])],
-        purchase: [draw.choice([one, one, "slow"]), draw.choice([other, f"shut{number}"])],
+        purchase: [draw.choice([one, "slow"]), draw.choice([other, f"shut{number}"])],
     }
     approvals = draw.choice([0, 1, 2]) if saga is transfer else 0
     return Plan(
@@ -109,11 +109,13 @@ class Customers:
         instance = InstanceId.of_stream(event.stream)
         assert instance is not None
         plan = self.plans[instance.id]
-        if event.type == e.SagaStarted.__name__:
-            self._look_after(plan)
-        elif event.type == e.StepParked.__name__:
-            self._group.create_task(self._help(plan))
-        elif event.type in FINAL:
+        if event.type == e.SagaStarted.__name__ and plan.approvals:
+            self._send(self._approve, plan)
+        if event.type == e.SagaStarted.__name__ and plan.cancels:
+            self._send(self._cancel, plan)
+        if event.type == e.StepParked.__name__:
+            self._send(self._help, plan)
+        if event.type in FINAL:
             del self.open[plan.id]
             self._keep_busy()
 
@@ -126,17 +128,11 @@ class Customers:
     async def _order(self, plan: Plan) -> None:
         await self._client.submit(plan.saga, plan.order, id=plan.id)
 
-    def _look_after(self, plan: Plan) -> None:
-        for errand, is_planned in (
-            (self._approve, plan.approvals > 0),
-            (self._cancel, plan.cancels),
-        ):
-            if not is_planned:
-                continue
-            if plan.waits_for_a_death and not self._is_over:
-                self._errands.append((errand, plan))
-            else:
-                self._group.create_task(errand(plan))
+    def _send(self, errand: Errand, plan: Plan) -> None:
+        if plan.waits_for_a_death and not self._is_over:
+            self._errands.append((errand, plan))
+        else:
+            self._group.create_task(errand(plan))
 
     async def _approve(self, plan: Plan) -> None:
         sent = self.sent.setdefault(plan.id, set())

@@ -141,11 +141,11 @@ async def recall(booking: Booking, receipt: str | None) -> None:
     reverse(receipt)
 
 
-@wire.probe
+@wire.probe(timeout=60)
 async def trace(booking: Booking) -> Happened[str] | DidNotHappen:
     origin = activity_context().origin_key
     assert origin is not None
-    await asyncio.sleep(TIMEOUT_S / 4)
+    await asyncio.sleep(TIMEOUT_S)
     return Happened(origin) if the_ledger().is_booked(origin) else DidNotHappen()
 
 
