@@ -224,7 +224,9 @@ class ActivityConsumer:
         if deadline is not None:
             timeout_s = (deadline - self._clock.now()).total_seconds()
             if timeout_s <= 0:
-                # It may have begun with an earlier delivery, so it is not known to have failed.
+                # It may have begun before, so it is not known to have failed. That this is the first
+                # delivery proves nothing: after a loss of the broker, reconcile publishes commands
+                # again, and after a crash an embedded one counts no more than a consumer may hold.
                 return self._failed(command, AttemptOutcome.TIMED_OUT, _too_late(activity))
         timeout = self._deadlines.within(timeout_s)
         thread: Future[Any] | None = None

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from amends.broker.port import Delivery, Message
 from amends.broker.topology import command_queue, inbox_queue
 from amends.domain import messages as m
 from amends.domain.clock import SystemClock
+from amends.domain.events import AttemptOutcome
 from amends.errors import BrokerUnavailable, UsageError
 from amends.testing.clock import VirtualClock, virtual_clock
 from amends.testing.harness import Harness
@@ -41,8 +43,14 @@ class Bench:
         )
         self.running: asyncio.Task[None]
 
-    async def command(self, name: str, n: int = 1, *, attempt: int = 1) -> Message:
-        command = m.RunStep(saga="s", id="1", seq=n, attempt=attempt, activity=name, input={"n": n})
+    async def command(
+        self, name: str, n: int = 1, *, attempt: int = 1, within_s: float | None = None
+    ) -> Message:
+        deadline = None if within_s is None else self.clock.now() + timedelta(seconds=within_s)
+        command = m.RunStep(
+            saga="s", id="1", seq=n, attempt=attempt, activity=name, input={"n": n},
+            deadline=deadline,
+        )  # fmt: skip
         message = Message(
             uuid4(), QUEUE, "RunStep", f"s/1/{n}", m.encode_message(command), "corr", "cause"
         )
@@ -91,6 +99,25 @@ def slow() -> Activity[Order, int]:
         return order.n
 
     return slow
+
+
+@pytest.mark.virtual_time
+async def test_a_first_delivery_after_all_time_is_over_leaves_doubt_all_the_same() -> None:
+    """The broker was lost with the first report, and the command was published again."""
+    world = World()
+    world.plan["a"] = [Late(10)]
+    a = world.activity("a")
+    async with bench(a) as before:
+        message = await before.command("a", within_s=5)
+        await before.clock.advance(6)
+    assert world.did == ["a 1"]
+    async with bench(a) as after:
+        await after.broker.publish([message])
+        [report] = await after.reports()
+    assert isinstance(report, m.ReportFailed)
+    assert report.outcome is AttemptOutcome.TIMED_OUT
+    assert "was over before this one began" in report.error.message
+    assert world.did == ["a 1"]
 
 
 # --- how many at once
