@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
 
 from amends import Client, Handle, Saga
 from amends.domain import events as e
@@ -15,6 +17,7 @@ from amends.domain.bell import Bell
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import JOURNAL_PREFIX, START, InstanceId
 from amends.errors import ActionRefused
+from amends.sagas import journal
 from amends.stores.port import EventFilter
 from tests.acceptance.ledger import Ledger
 from tests.acceptance.ledger_app import (
@@ -29,7 +32,6 @@ from tests.acceptance.ledger_app import (
 #: Instances that are kept under way.
 OPEN = 40
 JOURNALS = EventFilter(stream_prefixes=(JOURNAL_PREFIX,))
-FINAL = frozenset(kind.__name__ for kind in e.FINAL_EVENTS)
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,15 @@ Errand = Callable[[Plan], Coroutine[Any, Any, None]]
 
 
 class Customers:
-    """Order payments, approve and cancel them, and open accounts for those that are parked."""
+    """Order payments, approve and cancel them, and open accounts for those that are parked:
+    `async with customers:`.
+    """
 
-    def __init__(self, client: Client, ledger: Ledger, seed: int, group: asyncio.TaskGroup) -> None:
+    def __init__(self, client: Client, ledger: Ledger, seed: int) -> None:
         self._client = client
         self._ledger = ledger
         self._seed = seed
-        self._group = group
+        self._group = asyncio.TaskGroup()
         self._bell = Bell()
         self._errands: list[tuple[Errand, Plan]] = []
         self._is_over = False
@@ -97,27 +101,43 @@ class Customers:
         """The signals that were sent to each id."""
         self.events = 0
 
-    async def follow(self) -> None:
-        """See every event of a journal. Runs until it is cancelled."""
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        self._following = self._group.create_task(self._follow())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._following.cancel()
+        await self._group.__aexit__(kind, error, trace)
+
+    async def _follow(self) -> None:
         self._keep_busy()
         async for event in self._client.backend.store.subscribe(START, filter=JOURNALS):
             self.events += 1
             self._see(event)
             self._bell.ring()
 
-    def _see(self, event: RecordedEvent) -> None:
-        instance = InstanceId.of_stream(event.stream)
+    def _see(self, record: RecordedEvent) -> None:
+        instance = InstanceId.of_stream(record.stream)
         assert instance is not None
         plan = self.plans[instance.id]
-        if event.type == e.SagaStarted.__name__ and plan.approvals:
-            self._send(self._approve, plan)
-        if event.type == e.SagaStarted.__name__ and plan.cancels:
-            self._send(self._cancel, plan)
-        if event.type == e.StepParked.__name__:
-            self._send(self._help, plan)
-        if event.type in FINAL:
-            del self.open[plan.id]
-            self._keep_busy()
+        event = journal.decode(record)
+        match event:
+            case e.SagaStarted():
+                if plan.approvals:
+                    self._send(self._approve, plan)
+                if plan.cancels:
+                    self._send(self._cancel, plan)
+            case e.StepParked() | e.StepUnknown(then=e.AfterUnknown.PARK):
+                self._send(partial(self._help, seq=event.seq), plan)
+            case _ if isinstance(event, e.FINAL_EVENTS):
+                del self.open[plan.id]
+                self._keep_busy()
 
     def _keep_busy(self) -> None:
         while len(self.open) < OPEN and not self._is_over:
@@ -146,9 +166,9 @@ class Customers:
         with suppress(ActionRefused):
             await self._handle(plan).cancel(who="customer", why="a whim")
 
-    async def _help(self, plan: Plan) -> None:
+    async def _help(self, plan: Plan, seq: int) -> None:
         self._ledger.open_account(plan.order.payees[-1])
-        await self._handle(plan).resolve("retry", who="operator", why="the account is open")
+        await self._handle(plan).resolve("retry", seq=seq, who="operator", why="it is open")
 
     def _handle(self, plan: Plan) -> Handle[list[str]]:
         return self._client.handle(plan.saga, plan.id)

@@ -200,29 +200,27 @@ async def run(seed: int, kills: int, folder: Path) -> Run:
     print(f"AMENDS_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
     ledger = Ledger.create(str(folder / LEDGER))
     nursery = await Nursery.open(folder / "engine.db", folder / LOG)
-    customers: Customers | None = None
     try:
-        async with (
-            app.client(folder / "engine.db") as client,
-            asyncio.timeout(TIMEOUT_S),
-            asyncio.TaskGroup() as group,
-        ):
-            customers = Customers(client, ledger, seed, group)
-            following = group.create_task(customers.follow())
+        async with app.client(folder / "engine.db") as client:
+            customers = Customers(client, ledger, seed)
             killer = Killer(nursery, client, customers, folder / LEDGER)
-            for kill in draw_kills(seed, kills):
-                await killer.kill(kill)
-            await killer.finish()
-            following.cancel()
+            await kill_all(killer, customers, draw_kills(seed, kills))
             events = await client.backend.store.read_all(filter=JOURNALS, limit=10**9)
             late = await refused_signals(client)
             return Run(folder, customers, records_of(events), late, killer.found)
-    except TimeoutError:
-        still_open = sorted(customers.open) if customers is not None else []
-        pytest.fail(f"after {TIMEOUT_S} s these have not ended: {still_open}; see {folder}")
     finally:
         await nursery.close()
         ledger.close()
+
+
+async def kill_all(killer: Killer, customers: Customers, kills: Iterator[Kill]) -> None:
+    try:
+        async with asyncio.timeout(TIMEOUT_S), customers:
+            for kill in kills:
+                await killer.kill(kill)
+            await killer.finish()
+    except TimeoutError:
+        pytest.fail(f"after {TIMEOUT_S} s these have not ended: {sorted(customers.open)}")
 
 
 async def refused_signals(client: Client) -> set[str]:
