@@ -197,9 +197,7 @@ class Intake:
     def _retry(self, state: InstanceState, message: m.RetryStep, at: datetime) -> Events:
         """The backoff is over, or nobody wants the next attempt any more."""
         step = state.steps.get(message.seq)
-        if step is None or not step.is_open or step.parked or step.probing:
-            return []
-        if not step.is_in_backoff or step.attempt != message.attempt:
+        if step is None or not step.is_in_backoff or step.attempt != message.attempt:
             return []
         assert step.retry_at is not None
         assert step.error is not None

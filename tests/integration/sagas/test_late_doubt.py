@@ -464,3 +464,20 @@ async def test_a_refused_pivot_that_a_probe_finds_is_undone_or_parks() -> None:
         await handle.resolve("skip", who="ann", why="called the money back")
         await harness.settle()
         assert await handle.status() == Status.COMPENSATED
+
+
+async def test_a_refused_pivot_in_doubt_that_then_reports_that_it_happened_is_for_a_person() -> (
+    None
+):
+    world = World()
+    it, app = refused(world, pivot=True, undo=False)
+    async with checked(app) as harness:
+        handle = await harness.start(it, Order(n=1))
+        await ended(handle)
+        await doubt(harness, handle)
+        await late_success(harness, handle)
+        assert (await names(harness, handle))[-2:] == ["StepReportedLate", "StepParked"]
+        assert await handle.status() == Status.PARKED
+        await handle.resolve("skip", who="ann", why="called the money back")
+        await harness.settle()
+        assert await handle.status() == Status.COMPENSATED

@@ -88,6 +88,28 @@ async def test_a_step_after_the_pivot_whose_outcome_is_unknown_parks_too() -> No
         assert world.did == ["a 1", "b 1", "b 1", "b 1"]
 
 
+async def test_nobody_is_asked_about_a_step_after_the_pivot_that_the_saga_gave_up() -> None:
+    world = World()
+    world.plan["b"] = [Late(30, Broken("cable"))]
+    a, b = world.activity("a"), world.activity("b", retry=ONCE)
+
+    @saga
+    async def it(ctx: SagaContext, order: Order) -> str:
+        await ctx.do(a, order, pivot=True)
+        try:
+            async with asyncio.timeout(10):
+                await ctx.do(b, order)
+        except TimeoutError:
+            return "without"
+        return "with"
+
+    async with Harness(app_of(it, activities=[a, b])) as harness:
+        handle = await harness.start(it, Order(n=1))
+        assert await handle.result() == "without"
+        assert "StepParked" not in await names(harness, handle)
+        assert world.did == ["a 1", "b 1"]
+
+
 async def test_a_pivot_that_fails_is_no_point_of_no_return() -> None:
     world = World()
     world.plan["b"] = [Refused("no")]
