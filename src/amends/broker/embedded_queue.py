@@ -1,9 +1,10 @@
 """The part of an embedded queue that is in memory: what consumers hold, and where they are.
 
 A message is a row until it is acknowledged. A queue remembers how far its rows were looked at
-(`cursor`), which of those rows are held by somebody (`held`, bounded by the consumers' limits),
-and whether rows may wait behind the cursor (`behind`). While none wait, what is published in this
-process is handed over in memory, and nothing is read.
+(`cursor`), which of those rows are held by somebody (`held`, bounded by the consumers' limits), which
+are known and wait for room (`ahead`, bounded too), and whether rows may wait behind the cursor
+(`behind`). While none wait there, what is published in this process is handed over in memory, and
+nothing is read.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from amends.stores.sqlite.schema import PLACE_BITS
 
 #: Replies and requests that wait in memory for one queue; beyond that they become rows.
 IN_MEMORY_MAX: Final = 1000
+
+#: Rows that are known and wait for a consumer's room; beyond that they are read again later.
+AHEAD_MAX: Final = 1000
+AHEAD_BYTES_MAX: Final = 4 * 1024 * 1024
 
 #: Of a request, which is in memory only; rows count from 1.
 NO_ROW: Final = 0
@@ -109,7 +114,7 @@ class Hands:
     def drop(self, held: Held) -> None:
         """It holds this no more, and may hold something else."""
         self.received.discard(held)
-        if self._queue.behind or self._queue.in_memory:
+        if self._queue.has_more:
             self._queue.bell.ring()
 
 
@@ -125,27 +130,50 @@ class Queue:
         self.behind = True
         self.held: dict[int, Held] = {}
         self.in_memory: deque[Held] = deque()
+        self.ahead: deque[Held] = deque()
+        self._ahead_bytes = 0
         self.hands: list[Hands] = []
         self.bell = Bell()
         self._row_next = False
+
+    @property
+    def has_more(self) -> bool:
+        """Whether anything may wait for room."""
+        return self.behind or bool(self.ahead or self.in_memory)
 
     # --- what comes in
 
     def hand_over(self, seq: int, message: Message) -> None:
         """A message of this process was committed; called in the order of `seq`."""
-        hands = self._roomiest()
-        if hands is None:
+        if not self.hands:
             self.behind = True
             return
         if self.behind or seq <= self._seen:
             # Rows wait in front of it; or it was among those that were looked at just now.
             self.bell.ring()
             return
+        hands = None if self.ahead else self._roomiest()
+        if hands is None and not self._has_room_ahead():
+            self.behind = True
+            return
         self.cursor = self._seen = seq
-        self._give(Held(message, seq, self), hands)
+        held = Held(message, seq, self)
+        if hands is None:
+            self.ahead.append(held)
+            self._ahead_bytes += len(message.body)
+        else:
+            self._give(held, hands)
+
+    def _has_room_ahead(self) -> bool:
+        return len(self.ahead) < AHEAD_MAX and self._ahead_bytes < AHEAD_BYTES_MAX
 
     def look_again(self, row: int | None = None) -> None:
         """There are rows that were not handed over: anywhere, or at this one."""
+        if self.ahead:
+            # They are read again with the others, in their order.
+            self.cursor = min(self.cursor, self.ahead[0].row - 1)
+            self.ahead.clear()
+            self._ahead_bytes = 0
         if row is not None:
             self.cursor = min(self.cursor, row - 1)
         self.behind = True
@@ -185,12 +213,16 @@ class Queue:
             return
         for _ in range(min(self._share_in_memory(hands.room), len(self.in_memory))):
             hands.put(self.in_memory.popleft())
+        while self.ahead and hands.room > 0:
+            held = self.ahead.popleft()
+            self._ahead_bytes -= len(held.message.body)
+            self._give(held, hands)
         if self.behind and hands.room > 0:
             self._fetch(hands, query)
 
     def _share_in_memory(self, room: int) -> int:
         """Rows that wait get a quarter of the room, or every other message: none starves."""
-        if not self.behind or room <= 0:
+        if not (self.behind or self.ahead) or room <= 0:
             return room
         if room > 1:
             return room - max(1, room // 4)
@@ -234,6 +266,8 @@ class Queue:
         self.bell.ring()
         if self.hands:
             return []
+        if self.ahead:
+            self.look_again()
         orphans, self.in_memory = list(self.in_memory), deque()
         return orphans
 

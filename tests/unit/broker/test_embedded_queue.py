@@ -6,6 +6,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from amends.broker import embedded_queue
 from amends.broker.embedded_queue import Hands, Queue, State, columns_of
 from amends.testing.contracts.data import new_message
 
@@ -68,7 +71,13 @@ def test_what_was_read_before_it_was_handed_over_comes_once() -> None:
     assert rows.receive(hands) == []
 
 
-def test_what_finds_no_room_is_read_later_and_in_order() -> None:
+def finish(rows: Rows, hands: Hands) -> None:
+    for held in list(hands.received):
+        del rows.rows[held.row]
+        held.settle(State.DONE)
+
+
+def test_what_finds_no_room_waits_in_memory_and_in_order() -> None:
     rows = Rows()
     hands = rows.hands(2)
     rows.receive(hands)
@@ -76,12 +85,61 @@ def test_what_finds_no_room_is_read_later_and_in_order() -> None:
         rows.put(place)
         rows.hand_over(place)
     assert rows.receive(hands) == [1, 2]
-    for held in list(hands.received):
-        del rows.rows[held.row]
-        held.settle(State.DONE)
+    finish(rows, hands)
     rows.put(6)
     rows.hand_over(6)
     assert rows.receive(hands) == [3, 4]
+    finish(rows, hands)
+    assert rows.receive(hands) == [5, 6]
+    assert rows.queries == 1
+
+
+@pytest.mark.parametrize("bound", ["AHEAD_MAX", "AHEAD_BYTES_MAX"])
+def test_what_finds_no_room_in_memory_either_is_read_later_and_in_order(
+    bound: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_queue, bound, 1)
+    rows = Rows()
+    hands = rows.hands(2)
+    rows.receive(hands)
+    for place in range(1, 6):
+        rows.put(place)
+        rows.hand_over(place)
+    assert len(rows.queue.ahead) == 1
+    seen = []
+    while left := rows.receive(hands):
+        seen += left
+        finish(rows, hands)
+    assert seen == [1, 2, 3, 4, 5]
+    assert rows.queries > 1
+
+
+def test_what_is_handed_back_comes_before_what_waits_in_memory() -> None:
+    rows = Rows()
+    hands = rows.hands(2)
+    rows.receive(hands)
+    for place in range(1, 5):
+        rows.put(place)
+        rows.hand_over(place)
+    assert rows.receive(hands) == [1, 2]
+    for held in list(hands.received):
+        held.settle(State.RETURNED)
+    assert rows.receive(hands) == [1, 2]
+    finish(rows, hands)
+    assert rows.receive(hands) == [3, 4]
+
+
+def test_what_waits_in_memory_is_left_for_the_next_consumer() -> None:
+    rows = Rows()
+    hands = rows.hands(1)
+    rows.receive(hands)
+    for place in range(1, 4):
+        rows.put(place)
+        rows.hand_over(place)
+    assert rows.receive(hands) == [1]
+    finish(rows, hands)
+    rows.queue.leave(hands)
+    assert rows.receive(rows.hands(5)) == [2, 3]
 
 
 def test_rows_that_are_held_do_not_hide_those_behind_them() -> None:
@@ -113,7 +171,11 @@ def check(rows: Rows, consumers: list[Hands]) -> None:
     assert all(hands.room >= 0 for hands in consumers)
 
 
-def test_whatever_happens_each_message_is_held_by_one_consumer_at_most() -> None:
+@pytest.mark.parametrize("ahead_max", [0, 2, 1000])
+def test_whatever_happens_each_message_is_held_by_one_consumer_at_most(
+    ahead_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded_queue, "AHEAD_MAX", ahead_max)
     for seed in range(200):
         rng = random.Random(seed)
         rows = Rows()
@@ -122,7 +184,9 @@ def test_whatever_happens_each_message_is_held_by_one_consumer_at_most() -> None
 
         for _ in range(200):
             hands = rng.choice(consumers)
-            match rng.randrange(5):
+            match rng.randrange(6):
+                case 5:
+                    rows.queue.look_again()
                 case 0:
                     committed += 1
                     rows.put(committed)
