@@ -60,6 +60,7 @@ class Deadlines:
     def __init__(self) -> None:
         self._due: dict[Deadline, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._is_tidying = False
 
     def within(self, seconds: float | None) -> Deadline:
         """A deadline so many seconds from now; None for none."""
@@ -76,6 +77,13 @@ class Deadlines:
     def discard(self, deadline: Deadline) -> None:
         """Somebody has stopped waiting."""
         self._due.pop(deadline, None)
+        if not self._due and not self._is_tidying:
+            # Not at once: the next one often comes in the same pass of the event loop.
+            self._is_tidying = True
+            asyncio.get_running_loop().call_soon(self._tidy)
+
+    def _tidy(self) -> None:
+        self._is_tidying = False
         if not self._due and self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -203,7 +203,8 @@ class TurnTaker:
             publish += self._dispatcher.outstanding(state, cause)
         if is_stalled:
             publish += self._wake(live, work, taken, cause)
-        publish = list({message.id: message for message in publish}.values())
+        if len(publish) > 1:
+            publish = list({message.id: message for message in publish}.values())
         refused = {id(delivery) for delivery, _ in work.refused}
         done = [delivery for delivery in deliveries if id(delivery) not in refused]
         return Turn(TurnCommit(append, publish, done), work.events, len(deliveries), work.refused)
@@ -270,8 +271,9 @@ class _Work:
             self._add(e.SagaResumed(at=self.now))
             live.state.stalled = None
         live.state.is_split = False
-        self._renew(live)
-        self._take_decisions(live.execution)
+        if live.execution.decisions:
+            self._renew(live)
+            self._take_decisions(live.execution)
 
     def _renew(self, live: Live) -> None:
         """The time in which the instance was stalled is not the time of its steps."""

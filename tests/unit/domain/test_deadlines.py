@@ -118,5 +118,6 @@ async def test_nothing_is_left_behind(deadlines: Deadlines) -> None:
     for _ in range(10):
         with deadlines.within(60):
             await asyncio.sleep(1)
+    await asyncio.sleep(0)
     loop = asyncio.get_running_loop()
     assert [timer for timer in loop._scheduled if not timer.cancelled()] == []  # type: ignore[attr-defined]
