@@ -56,7 +56,7 @@ FOUND = {
     "a parked step": 0.02,
     "a probe": 0.02,
     "a timer": 0.3,
-    "a wait for a signal": 0.1,
+    "a wait for a signal": 0.04,
     "an undo": 0.3,
     "a way that only goes forward": 0.1,
     "news while no worker lives": 0.1,
