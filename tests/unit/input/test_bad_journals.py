@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,14 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amends import App, InstanceId, Status
+from amends.cli.timeline import Timeline
 from amends.domain import messages as m
 from amends.domain.envelope import NewEvent, RecordedEvent
 from amends.domain.ids import NO_STREAM
 from amends.errors import DecodeError, DeterminismError, InvalidJournal
+from amends.projections.sagas import SagaSummary
 from amends.sagas.execution import SagaBug
 from amends.sagas.reconcile import reconcile
 from amends.sagas.replay import fold, replay
+from amends.sagas.retention import may_go
 from amends.stores.port import Append
+from amends.testing.clock import EPOCH
 from amends.testing.harness import Harness, run_app
 from tests.simulation.bank import Bank, open_bank
 from tests.simulation.scenarios import SCENARIOS, Scenario, app, bank_of
@@ -123,6 +128,26 @@ def test_it_is_read_or_refused_by_name(case: tuple[Scenario, Records]) -> None:
         fold(instance, records)
     with suppress(InvalidJournal, DecodeError, DeterminismError, SagaBug):
         replay(app.sagas[scenario.saga], instance, records, app.activities).discard()
+
+
+@quick
+@given(damaged())
+def test_whoever_shows_it_or_might_remove_it_copes_with_it(case: tuple[Scenario, Records]) -> None:
+    scenario, records = case
+    instance = InstanceId.of(scenario.saga, "1")
+    summary = SagaSummary(instance)
+    summary.take(records)
+    try:
+        whole = fold(instance, records).status
+    except (InvalidJournal, DecodeError):
+        whole = None
+    # What a summary cannot know is whether a step was ever scheduled.
+    assert whole is None or summary.fault is not None or summary.state is whole
+    assert len(Timeline(whole=True).lines(records)) == len(records)
+    if records:
+        with suppress(InvalidJournal, DecodeError):
+            gone = asyncio.run(may_go(instance, records, EPOCH))
+            assert not gone or (whole is not None and whole.is_final)
 
 
 @settings(quick, max_examples=60)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from amends import App, Handle, SagaContext, Signal, saga
+from amends.broker.memory import MemoryBroker
 from amends.broker.port import Message
 from amends.broker.topology import command_queue, inbox_queue
 from amends.domain import messages as m
@@ -24,7 +26,8 @@ from amends.errors import ActionRefused, InvalidMessage, InvalidPayload, Payload
 from amends.testing.harness import Harness, run_app
 from amends.testing.invariants import check_journal, check_replay
 from tests.simulation.bank import Bank, Booking, open_bank, pay, wire
-from tests.simulation.scenarios import booking
+from tests.simulation.scenarios import SCENARIOS, Scenario, bank_of, booking, end_of
+from tests.simulation.scenarios import app as everything
 
 go_on = Signal("go_on", int)
 
@@ -129,6 +132,66 @@ def test_messages_of_any_shape_are_understood_or_put_aside(
         assert all(letter.detail and letter.reason for letter in dead)
 
     among_bystanders(disturb)
+
+
+@pytest.mark.parametrize("type", MESSAGES)
+def test_a_message_of_a_newer_release_is_put_aside_and_not_half_understood(type: str) -> None:
+    by_name = {"error": {"type": "E", "message": ""}, "outcome": "failed", "resolution": "skip"}
+    example = {
+        name: by_name.get(name, 1 if field.annotation is int else "1")
+        for name, field in MESSAGES[type].model_fields.items()
+        if field.is_required()
+    }
+    assert m.decode_message(type, json.dumps(example).encode()).instance.id == "1"
+    for newer in ({**example, "since_release_9": None}, {**example, "id": ["1"]}):
+        with pytest.raises(InvalidMessage, match=f"this is no {type} message"):
+            m.decode_message(type, json.dumps(newer).encode())
+
+
+@settings(quick, max_examples=60)
+@given(st.sampled_from(SCENARIOS), st.integers(0, 2**32), st.floats(0.05, 0.9))
+def test_messages_doubled_and_out_of_order_change_nothing(
+    scenario: Scenario, seed: int, share: float
+) -> None:
+    """Whatever was published comes again and again, in any order, before its time is up or long
+    after. (What is lost for good, only `reconcile` brings back: the simulation does that.)
+    """
+    bank = open_bank(bank_of(scenario))
+    rng = random.Random(seed)
+    published: list[Message] = []
+    right = MemoryBroker.publish
+
+    async def publish(self: MemoryBroker, messages: Sequence[Message]) -> None:
+        published.extend(messages)
+        await right(self, rng.sample(messages, len(messages)))
+
+    async def copy(harness: Harness) -> None:
+        broker = harness.client.backend.broker
+        assert isinstance(broker, MemoryBroker)
+        while True:
+            await harness.clock.advance(rng.choice([0.0, 0.3, 5.0, 50.0]))
+            copies = [each for each in published if rng.random() < share]
+            await right(broker, rng.sample(copies, len(copies))[:50])
+
+    async def main(harness: Harness) -> None:
+        copying = asyncio.create_task(copy(harness))
+        async with asyncio.timeout(7 * 86400):
+            handle = await harness.start(everything.sagas[scenario.saga], id="1")
+            await scenario.drive(harness, handle)
+            end, receipts = await end_of(handle)
+        assert end is scenario.end
+        await harness.advance(100)
+        copying.cancel()
+        await harness.advance(2 * 86400)
+        records = await handle.journal()
+        check_journal(everything, records)
+        check_replay(everything, records)
+        assert bank.standing_of(str(handle.instance)) == set(receipts)
+        assert await harness.dead_letters() == []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryBroker, "publish", publish)
+        run_app(everything, main)
 
 
 @quick
