@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Coroutine
@@ -68,12 +69,12 @@ class Nursery:
         assert status == -signal.SIGKILL, f"a worker ended by itself, with {status}"
 
     async def close(self) -> None:
-        if self._ended is not None and not self._ended.done():
-            os.kill(self._worker, signal.SIGKILL)
-            await asyncio.wait([self._ended])
+        """End it, and its worker: it does so too when the test's process dies."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
+        if self._ended is not None:
+            await self._ended
 
     async def _told(self) -> int:
         assert self._process.stdout is not None
@@ -83,7 +84,7 @@ class Nursery:
 
 
 def main(db: str, log: str) -> None:
-    for line in sys.stdin:
+    while line := sys.stdin.readline():
         worker = os.fork()
         if worker == 0:
             os.environ.update(json.loads(line))
@@ -93,6 +94,11 @@ def main(db: str, log: str) -> None:
             sys.argv = ["amends", "dev", APP, "--db", db, "--log-level", "warning"]
             amends.cli.main.main()
         print(worker, flush=True)  # noqa: T201 - its protocol
+        ended = os.pidfd_open(worker)
+        if ended not in select.select([ended, sys.stdin], [], [])[0]:
+            # While a worker lives, nothing but the end of the test is to be read.
+            os.kill(worker, signal.SIGKILL)
+        os.close(ended)
         _, status = os.waitpid(worker, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201
 
