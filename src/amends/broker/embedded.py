@@ -14,7 +14,6 @@ from amends.broker.embedded_queue import NO_ROW, Hands, Held, Queue, State, colu
 from amends.broker.embedded_time import Timekeeper
 from amends.broker.port import Consumer, DeadLetter, Delivery, Message, QueueDepth
 from amends.errors import (
-    AmendsError,
     BrokerClosed,
     BrokerUnavailable,
     StoreClosed,
@@ -141,7 +140,7 @@ class EmbeddedBroker:
                 check_append(turn.append)
             acknowledged = [delivery.token for delivery in turn.acknowledge]
             return self._plan(turn.publish, acknowledged, turn.append)
-        except AmendsError as error:
+        except Exception as error:  # also a bug must not reach the other turns
             return error
 
     async def reply(self, delivery: Delivery, message: Message) -> None:

@@ -219,6 +219,9 @@ class Queue:
             self._give(held, hands)
         if self.behind and hands.room > 0:
             self._fetch(hands, query)
+        # What the rows did not need.
+        for _ in range(min(hands.room, len(self.in_memory))):
+            hands.put(self.in_memory.popleft())
 
     def _share_in_memory(self, room: int) -> int:
         """Rows that wait get a quarter of the room, or every other message: none starves."""

@@ -225,6 +225,7 @@ class Orchestrator:
             try:
                 await self._broker.ack(left_over)
             except BrokerUnavailable:
+                box.failures += 1
                 return await self._try_again_later(box, inbound)
         others = [item for item in inbound if not isinstance(item.message, OF_THE_ENGINE)]
         detail = f"{box.instance} was never started, or its journal was removed since"

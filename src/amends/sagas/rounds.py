@@ -14,7 +14,7 @@ from amends.broker.commit import Committer
 from amends.domain.clock import Clock
 from amends.domain.ids import ExpectedVersion
 from amends.domain.messages import StartSaga
-from amends.errors import DecodeError, InvalidJournal, StoreError, WrongExpectedVersion
+from amends.errors import DecodeError, InvalidJournal, WrongExpectedVersion
 from amends.sagas.cache import LiveCache
 from amends.sagas.mailboxes import Mailbox
 from amends.sagas.outside import outside_tasks
@@ -161,7 +161,7 @@ class RoundTaker:
             stream, known = part.box.instance.stream, part.live.state.version
             try:
                 last = await self._store.read_backwards(stream, limit=1)
-            except StoreError as error:
+            except Exception as error:
                 part.fail(error)
                 continue
             actual = last[0].version if last else -1

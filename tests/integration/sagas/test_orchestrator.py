@@ -15,6 +15,7 @@ from amends.broker.port import Message
 from amends.broker.topology import command_queue, inbox_queue
 from amends.domain import events as e
 from amends.domain import messages as m
+from amends.domain.ids import StreamName
 from amends.errors import AppendOutcomeUnknown, BrokerUnavailable, StoreFull, StoreUnavailable
 from amends.stores.port import Append, Appended
 from amends.testing.crashes import CrashPoints, crash_at_every_point
@@ -215,6 +216,55 @@ async def test_an_error_of_the_engines_own_puts_the_messages_aside_with_its_trac
         broker = harness.client.backend.broker
         await broker.redrive([letter.message.id for letter in letters])
         assert await handle.result() == "a1 b1 c1"
+
+
+@pytest.mark.virtual_time
+async def test_an_error_of_the_engines_own_concerns_one_instance_and_not_its_round() -> None:
+    world = World()
+    it, app = three_steps(world)
+    async with Harness(app, settings=CACHED) as harness:
+        store = engine_backend(harness).store
+        read_backwards = store.read_backwards
+        handles = [await harness.client.submit(it, Order(n=n), id=str(n)) for n in range(2)]
+        await harness.settle()
+
+        async def broken(stream: StreamName, **kwargs: Any) -> Any:
+            if stream == handles[0].instance.stream:
+                raise ZeroDivisionError("a bug of the engine")
+            return await read_backwards(stream, **kwargs)
+
+        store.read_backwards = broken  # type: ignore[method-assign]
+        for handle in handles:  # copies, which are checked against the journal
+            await harness.client.send(m.StartSaga(saga="it", id=handle.id, input={"n": 0}))
+        assert await handles[1].result() == "a1 b1 c1"
+        letters = await harness.dead_letters()
+        assert [(letter.message.key, letter.reason) for letter in letters] == [
+            ("it/0", "engine error")
+        ]
+
+
+@pytest.mark.virtual_time
+async def test_a_log_line_that_cannot_be_written_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> int:
+        if order.n == 0:
+            raise Broken
+        return order.n
+
+    class Terminal:
+        def __getattr__(self, level: str) -> Any:
+            raise UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range")
+
+    monkeypatch.setattr("structlog.get_logger", lambda name: Terminal())
+    async with Harness(app_of(it)) as harness:
+        handles = [await harness.client.submit(it, Order(n=n), id=str(n)) for n in range(3)]
+        assert [await handle.result(60) for handle in handles[1:]] == [1, 2]
+        assert await handles[0].status() is Status.STALLED
+        await handles[0].terminate(who="a test", why="enough")
+        await harness.settle()
+        assert await handles[0].status() is Status.TERMINATED
 
 
 # --- duplicates

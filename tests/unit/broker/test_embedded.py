@@ -235,6 +235,19 @@ async def test_a_turn_that_lost_its_race_acknowledges_nothing(
     assert await rows(database) == []
 
 
+async def test_a_turn_that_cannot_be_planned_fails_alone(
+    database: SqliteDatabase, broker: EmbeddedBroker
+) -> None:
+    no_moment: Any = "tomorrow"
+    turns = [
+        TurnCommit(None, [new_message(COMMANDS, "bad", due=no_moment)], []),
+        TurnCommit(None, [new_message(COMMANDS, "good")], []),
+    ]
+    outcomes = await broker.commit(turns)
+    assert [type(outcome) for outcome in outcomes] == [TypeError, type(None)]
+    assert await rows(database) == ["good"]
+
+
 async def test_a_crash_before_the_reply_is_acknowledged_brings_the_command_again(
     database: SqliteDatabase, broker: EmbeddedBroker
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from amends.broker import embedded_queue
-from amends.broker.embedded_queue import Hands, Queue, State, columns_of
+from amends.broker.embedded_queue import NO_ROW, Hands, Held, Queue, State, columns_of
 from amends.testing.contracts.data import new_message
 
 NUMBER = 3
@@ -73,7 +73,7 @@ def test_what_was_read_before_it_was_handed_over_comes_once() -> None:
 
 def finish(rows: Rows, hands: Hands) -> None:
     for held in list(hands.received):
-        del rows.rows[held.row]
+        rows.rows.pop(held.row, None)
         held.settle(State.DONE)
 
 
@@ -140,6 +140,24 @@ def test_what_waits_in_memory_is_left_for_the_next_consumer() -> None:
     finish(rows, hands)
     rows.queue.leave(hands)
     assert rows.receive(rows.hands(5)) == [2, 3]
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+def test_what_rows_leave_of_their_share_goes_to_what_waits_in_memory(looks: int) -> None:
+    """Each look at rows that are not there uses up one of their turns."""
+    rows = Rows()
+    hands = rows.hands(1)
+    for _ in range(looks):
+        rows.queue.look_again()
+        assert rows.receive(hands) == []
+    reply = Held(new_message("q"), NO_ROW, rows.queue)
+    for held in (Held(new_message("q"), NO_ROW, rows.queue), reply):
+        rows.queue.put(held)
+    rows.receive(hands)
+    rows.queue.look_again()
+    finish(rows, hands)
+    rows.queue.fill(hands, rows.query)
+    assert hands.buffer == [reply]
 
 
 def test_rows_that_are_held_do_not_hide_those_behind_them() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from amends.domain.ids import NO_STREAM, ExpectedVersion, Position, StreamName
-from amends.errors import WrongExpectedVersion
+from amends.errors import StoreUnavailable, WrongExpectedVersion
 from amends.stores.port import EVERYTHING, Append, EventFilter, Removal
+from amends.stores.sqlite.batch import Write
+from amends.stores.sqlite.commit import BatchCommitter
 from amends.stores.sqlite.database import SqliteDatabase
 from amends.stores.sqlite.store import SqliteStore
 from amends.stores.sqlite.tail import LogTail
 from amends.testing.clock import ManualClock
-from amends.testing.contracts.data import new_events
+from amends.testing.contracts.data import new_events, soon
 
 FIRST, SECOND = StreamName.of("saga.a", "1"), StreamName.of("saga.b", "1")
 
@@ -93,4 +97,47 @@ async def test_it_stays_small(tmp_path: Path) -> None:
     assert tail.after(98, EVERYTHING) is not None
     assert tail.after(0, EVERYTHING) is None
     assert len(tail._after) < 20
+    await store.close()
+
+
+async def test_a_retry_does_not_pass_for_the_end_of_the_log(tmp_path: Path) -> None:
+    append = Append(FIRST, new_events(1), NO_STREAM)
+    async with await SqliteDatabase.open(tmp_path / "a.db") as database:
+        await SqliteStore(database).append(append)
+        await SqliteStore(database).append(Append(SECOND, new_events(1), NO_STREAM))
+    store = SqliteStore(await SqliteDatabase.open(tmp_path / "a.db"))
+    assert (await store.append(append)).position == 0
+    assert (await soon(anext(store.subscribe(Position(0))))).position == 1
+    await store.close()
+
+
+async def test_what_may_have_been_committed_is_looked_up(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = BatchCommitter.write
+
+    def unsure(self: BatchCommitter, writes: Sequence[Write]) -> list[Write]:
+        done = write(self, writes)
+        for each in done:
+            each.error = StoreUnavailable("who knows")
+        return done
+
+    await store.append(Append(FIRST, new_events(1), NO_STREAM))
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchCommitter, "write", unsure)
+        with pytest.raises(StoreUnavailable):
+            await store.append(Append(SECOND, new_events(1), NO_STREAM))
+    assert (await soon(anext(store.subscribe(Position(0))))).position == 1
+    await store.close()
+
+
+async def test_what_was_removed_is_forgotten_also_if_nobody_waits_for_the_removal(
+    store: SqliteStore,
+) -> None:
+    await store.append(Append(FIRST, new_events(1), NO_STREAM))
+    removing = asyncio.ensure_future(store.remove([Removal(FIRST, ExpectedVersion(0))]))
+    await asyncio.sleep(0)
+    removing.cancel()
+    await store.append(Append(SECOND, new_events(1), NO_STREAM))
+    assert tail_of(store).after(-1, EVERYTHING) is None
     await store.close()

@@ -208,6 +208,32 @@ async def test_a_failed_commit_fails_every_write_of_the_batch(
     assert len(await store.read_all()) == 1
 
 
+async def test_what_is_committed_is_not_said_to_have_failed_with_the_rest(
+    database: SqliteDatabase, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of which one write must be looked at carefully, for which the file is then locked."""
+    await store.append(Append(STREAM, new_events(1), NO_STREAM))
+
+    def locked(self: BatchCommitter, writes: object) -> list[Any]:
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise error
+
+    hold = await Hold(database).begun()
+    appends = [
+        asyncio.ensure_future(store.append(Append(name, new_events(1), NO_STREAM)))
+        for name in (stream(2), STREAM, stream(3))
+    ]
+    await asyncio.sleep(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchCommitter, "_careful", locked)
+        await hold.let_go()
+        outcomes = await soon(asyncio.gather(*appends, return_exceptions=True))
+    failed = [isinstance(outcome, StoreUnavailable) for outcome in outcomes]
+    assert failed == [False, True, False]
+    assert len(await store.read_all()) == 3
+
+
 @pytest.mark.parametrize("count", [1, 2, ROWS_MAX - 2, ROWS_MAX - 1, ROWS_MAX, 3 * ROWS_MAX + 7])
 async def test_any_number_of_events_is_whole(store: SqliteStore, count: int) -> None:
     events = new_events(count)

@@ -80,11 +80,14 @@ class Work:
 class Write(Work):
     """Events, messages and acknowledgements: all of it, or nothing.
 
-    Afterwards `appended` tells where the events are, and `first_place` the place of the first
-    message (the others follow), or None if some were waiting already under their ids.
+    Afterwards `appended` tells where the events are (`is_repeat`: since an earlier time), and
+    `first_place` the place of the first message (the others follow), or None if some were waiting
+    already under their ids.
     """
 
-    __slots__ = ("acknowledged", "append", "appended", "at", "first_place", "outgoing")
+    __slots__ = (
+        "acknowledged", "append", "appended", "at", "first_place", "is_repeat", "outgoing",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -102,6 +105,7 @@ class Write(Work):
         self.outgoing = outgoing
         self.acknowledged = acknowledged
         self.appended: Appended | None = None
+        self.is_repeat = False
         self.first_place: int | None = None
 
     @property

@@ -94,8 +94,15 @@ class BatchCommitter:
         """Commit a batch; each write gets its result or its error. In commit order."""
         for write in writes:
             write.error = None
+            write.is_repeat = False
+        return self._together(self._hopeful, writes)
+
+    def _together(
+        self, do: Callable[[Sequence[Write]], list[Write]], writes: Sequence[Write]
+    ) -> list[Write]:
+        """Commit them all by `do`, or else those that nothing is wrong with."""
         try:
-            return self._hopeful(writes)
+            return do(writes)
         except Exception as error:
             self._known.forget()
             if len(writes) == 1 or _is_for_all(error):
@@ -133,7 +140,8 @@ class BatchCommitter:
                 return self._careful(writes)
             known.learn(plan)
         if plan.aside:
-            return plan.writes + self._careful(plan.aside)
+            # Whatever happens to these: the others are committed.
+            return plan.writes + self._together(self._careful, plan.aside)
         return plan.writes
 
     def _execute(self, plan: Plan) -> None:
@@ -249,6 +257,7 @@ class BatchCommitter:
         write.appended = self._recognised(append, head, first)
         if write.appended is None:
             raise lost
+        write.is_repeat = True
 
     def _find(self, append: Append, head: StreamHead | None) -> int | None:
         """The version of the append's first event, if the stream has it."""

@@ -17,6 +17,7 @@ from amends.stores.checks import check_append, check_removals
 from amends.stores.port import EVERYTHING, Append, Appended, EventFilter, Removal
 from amends.stores.sqlite import removal
 from amends.stores.sqlite.batch import Write
+from amends.stores.sqlite.commit import Task
 from amends.stores.sqlite.database import SqliteDatabase
 from amends.stores.sqlite.moments import from_us
 
@@ -178,8 +179,12 @@ class SqliteStore:
         """See `EventStore.remove`. One transaction; the file's pages are used again."""
         self._check_open()
         check_removals(removals)
-        removed = await self._database.writer.perform(removal.remove(removals))
-        self._database.writer.tail.forget()
+        writer = self._database.writer
+        task = Task(removal.remove(removals))
+        # Also if nobody waits any more.
+        task.finished = lambda _: writer.tail.forget()
+        await writer.submit(task)
+        removed: list[StreamName] = task.result
         return removed
 
     async def close(self) -> None:

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from amends.domain.envelope import NewEvent, RecordedEvent
 from amends.domain.ids import Position, StreamName
+from amends.errors import WrongExpectedVersion
 from amends.stores.port import EventFilter
 from amends.stores.sqlite.batch import Write
 from amends.stores.sqlite.moments import from_us
@@ -37,11 +38,16 @@ class LogTail:
     def add(self, write: Write) -> None:
         """An append of this process was committed, or failed; to be called in commit order."""
         append, appended = write.append, write.appended
+        if isinstance(write.error, WrongExpectedVersion):
+            return
         if append is None or appended is None or write.error is not None:
+            self.forget()  # after most errors it may be in the file all the same
+            return
+        if write.is_repeat:
+            if self.end is None or appended.position > self.end:
+                self.forget()  # it tells nothing of where the log ends
             return
         before = appended.position - len(append.events)
-        if self.end is not None and before < self.end:
-            return  # a retry, which was recognised
         if before != self.end:
             self.forget()
         # Whoever appended may do with his list what he likes.
