@@ -195,3 +195,31 @@ async def test_what_a_person_decides_takes_nothing_from_what_comes_with_it() -> 
         await send_together(harness, signal, retry)
         assert sorted(world.did[1:]) == ["a 1", "b 2"]
         await handle.result()
+
+
+async def test_what_comes_with_a_message_that_breaks_the_code_is_not_lost() -> None:
+    go = Signal("go", Order)
+
+    @saga(name="it")
+    async def with_a_bug(ctx: SagaContext) -> list[int]:
+        await ctx.receive(go)
+        raise TypeError("a bug")
+
+    @saga(name="it")
+    async def corrected(ctx: SagaContext) -> list[int]:
+        return [(await ctx.receive(go)).n for _ in range(3)]
+
+    async with Harness(app_of(with_a_bug)) as harness:
+        handle = await harness.start(with_a_bug)
+        await harness.settle()
+        await send_together(
+            harness,
+            *(
+                m.DeliverSignal(saga="it", id=handle.id, name="go", payload={"n": n})
+                for n in (1, 2, 3)
+            ),
+        )
+        assert await handle.status() == Status.STALLED
+        await harness.restart(app_of(corrected))
+        await harness.advance(10)
+        assert await harness.client.handle(corrected, handle.id).result() == [1, 2, 3]
