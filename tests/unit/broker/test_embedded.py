@@ -180,6 +180,23 @@ async def test_a_message_that_was_acknowledged_may_come_again(
         await broker.ack(await receive(consumer, 1))
 
 
+async def test_what_is_published_after_others_became_due_stands_behind_them(
+    broker: EmbeddedBroker, clock: ManualClock
+) -> None:
+    due = clock.now() + timedelta(seconds=10)
+    consumer = broker.consume(INBOX, limit=10)
+    await broker.publish([new_message(INBOX, f"late/{n}", due=due) for n in range(3)])
+    await broker.publish([new_message(INBOX, "first")])
+    await receive(consumer, 1)
+    await clock.advance(11)
+    late = await receive(consumer, 3)
+    after = new_messages(INBOX, 3)
+    await broker.publish(after)
+    received = await receive(consumer, 3)
+    assert {delivery.message.key for delivery in late} == {"late/0", "late/1", "late/2"}
+    assert [delivery.message for delivery in received] == after
+
+
 # --- replies
 
 
@@ -297,6 +314,19 @@ async def test_a_reply_outlives_its_receiver(
     assert await rows(database) == ["reply to command"]
     (reply,) = await receive(broker.consume(INBOX, limit=10), 1)
     assert (reply.message.key, reply.count) == ("reply to command", 2 if received else 1)
+
+
+async def test_a_reply_that_finds_no_room_when_its_receiver_closes_brings_the_command_again(
+    database: SqliteDatabase, broker: EmbeddedBroker
+) -> None:
+    pair = Pair(broker)
+    large = new_message(INBOX)._replace(body=b"x" * 1_000_000)
+    await broker.reply(await pair.command(), large)
+    await receive(pair.inbox, 1)
+    await database.limit_size(1)
+    await pair.inbox.close()
+    (again,) = await receive(pair.commands, 1)
+    assert again.message.key == "command"
 
 
 async def test_a_reply_that_is_acknowledged_while_its_receiver_closes_stays_gone(
