@@ -197,6 +197,19 @@ async def test_what_is_published_after_others_became_due_stands_behind_them(
     assert [delivery.message for delivery in received] == after
 
 
+async def test_what_a_consumer_leaves_untouched_is_for_the_others(broker: EmbeddedBroker) -> None:
+    one, other = (broker.consume(INBOX, limit=limit) for limit in (10, 5))
+    messages = new_messages(INBOX, 3)
+    await broker.publish(messages[:1])
+    begun = await receive(one, 1)
+    # These are handed over in memory, but never received.
+    await broker.publish(messages[1:])
+    await one.stop()
+    left = await receive(other, 2)
+    assert [(d.message, d.count) for d in left] == [(message, 1) for message in messages[1:]]
+    await broker.ack([*begun, *left])
+
+
 # --- replies
 
 
