@@ -167,6 +167,7 @@ class Orchestrator:
         assert turn is not None
         assert live is not None
         part.box.failures = 0
+        part.box.may_be_new = part.box.may_be_new and turn.commit.append is None
         if live.bug is not None and any(isinstance(e, SagaStalled) for e in turn.events):
             log.error(
                 "saga_stalled",
