@@ -233,8 +233,9 @@ class Client:
 
         Raises InvalidPayload, PayloadTooLarge, NotRegistered, UsageError (a bad id),
         StartConflict (the id exists with another input), StartUnconfirmed (it is durable, but
-        no engine took it up within `confirm_timeout` seconds). Whoever cancels the wait does not
-        know whether it starts.
+        no engine took it up within `confirm_timeout` seconds). Whoever cancels the wait, or gets
+        another error (the engine of this process failed, the broker cannot be reached), does not
+        know whether it starts, and should start it again under its `id`.
         """
         instance, message = self._start_message(saga, input, id)
         # Before the look: somebody else may start it in between.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
@@ -66,6 +67,9 @@ class EmbeddedConsumer:
         """See `Consumer.close`."""
         await self.stop()
         if self._hands.received:
+            # A request that is being acknowledged has no row that would tell: wait for the writer.
+            with suppress(StoreError):
+                await self._broker._database.writer.perform(lambda transaction: None)
             await self._broker._hand_back(list(self._hands.received), received=True)
         self._broker._left(self)
 
@@ -260,7 +264,7 @@ class EmbeddedBroker:
             await self._return([delivery.token for delivery in deliveries], received=True)
 
     async def _hand_back(self, held: Sequence[Held], *, received: bool) -> None:
-        """When a consumer ends. If this fails nothing is lost: the rows come again, uncounted."""
+        """When a consumer ends. If this fails rows come again, uncounted; senders of requests wait."""
         try:
             await self._return(held, received=received)
         except StoreError:

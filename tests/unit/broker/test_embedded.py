@@ -265,6 +265,21 @@ async def test_a_turn_that_lost_its_race_acknowledges_nothing(
     assert await rows(database) == []
 
 
+async def test_a_request_that_is_acknowledged_while_its_receiver_closes_stays_gone(
+    database: SqliteDatabase, broker: EmbeddedBroker
+) -> None:
+    """Otherwise a start would stay behind, for longer perhaps than the instance's journal."""
+    pair = Pair(broker)
+    receiving = asyncio.ensure_future(pair.inbox.receive())
+    await broker.request(new_message(INBOX, "start"))
+    turn = TurnCommit(Append(STREAM, new_events(1), NO_STREAM), [], await soon(receiving))
+    committing = asyncio.ensure_future(broker.commit([turn]))
+    await asyncio.sleep(0)
+    await pair.inbox.close()
+    assert await committing == [None]
+    assert await rows(database) == []
+
+
 async def test_a_turn_that_cannot_be_planned_fails_alone(
     database: SqliteDatabase, broker: EmbeddedBroker
 ) -> None:
