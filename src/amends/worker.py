@@ -35,11 +35,15 @@ class CalmGarbageCollector:
 
     _entered: ClassVar[int] = 0
     _before: ClassVar[tuple[int, int, int]] = (0, 0, 0)
+    _has_frozen: ClassVar[bool] = False
 
     def __enter__(self) -> None:
         if CalmGarbageCollector._entered == 0:
             CalmGarbageCollector._before = gc.get_threshold()
-            gc.freeze()
+            # What the application has frozen itself could not be told from it afterwards.
+            CalmGarbageCollector._has_frozen = gc.get_freeze_count() == 0
+            if CalmGarbageCollector._has_frozen:
+                gc.freeze()
             gc.set_threshold(20_000, 20, 20)
         CalmGarbageCollector._entered += 1
 
@@ -47,7 +51,8 @@ class CalmGarbageCollector:
         CalmGarbageCollector._entered -= 1
         if CalmGarbageCollector._entered == 0:
             gc.set_threshold(*CalmGarbageCollector._before)
-            gc.unfreeze()
+            if CalmGarbageCollector._has_frozen:
+                gc.unfreeze()
 
 
 class Engine:
@@ -108,7 +113,11 @@ class Engine:
         self._consuming = [asyncio.create_task(consumer.run()) for consumer in self._consumers]
         if self._retention is not None:
             self._retaining = [asyncio.create_task(self._retention.run())]
-        await asyncio.sleep(0)
+        try:
+            await asyncio.sleep(0)
+        except BaseException as error:  # or else it would run on, with nobody to stop it
+            await self.__aexit__(type(error), error, None)
+            raise
         log.info("engine_started", queues=list(self._queues))
         return self
 

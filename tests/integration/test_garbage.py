@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from amends import App, Failure, SagaContext, SagaNotCompleted, activity, saga
+from amends.backend import open_backend
 from amends.settings import Settings
-from amends.worker import CalmGarbageCollector
+from amends.worker import CalmGarbageCollector, Engine
 
 
 class Refused(Failure):
@@ -101,6 +103,35 @@ async def test_an_engine_calms_the_collector_and_puts_it_back(tmp_path: Path) ->
             assert gc.get_threshold() == calm
         assert gc.get_threshold() == calm
     assert gc.get_threshold() == before
+
+
+@pytest.mark.usefixtures("no_other_engine")
+async def test_an_engine_leaves_frozen_what_the_application_has_frozen(tmp_path: Path) -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        async with app.run(tmp_path / "a.db"):
+            assert 0 < gc.get_freeze_count() <= frozen
+        assert 0 < gc.get_freeze_count() <= frozen
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.usefixtures("no_other_engine")
+async def test_an_engine_that_is_cancelled_while_it_begins_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    before, tasks = gc.get_threshold(), asyncio.all_tasks()
+    settings = Settings(store=f"sqlite:///{tmp_path}/a.db")
+    async with open_backend(settings, engine=True) as backend:
+        beginning = asyncio.ensure_future(Engine(app, backend, settings).__aenter__())
+        while gc.get_threshold() == before:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        beginning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await beginning
+        assert gc.get_threshold() == before
+    assert asyncio.all_tasks() == tasks
 
 
 @pytest.mark.usefixtures("no_other_engine")
