@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 from amends.broker.commit import Committer
@@ -107,15 +108,22 @@ class Orchestrator:
         while self._working:
             await asyncio.wait(self._working)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], box: Mailbox | None = None) -> None:
+        """Run something beside; it gives `box` back in the end."""
         task = asyncio.create_task(work)
         self._working.add(task)
-        task.add_done_callback(self._worked)
+        task.add_done_callback(partial(self._worked, box))
 
-    def _worked(self, task: asyncio.Task[None]) -> None:
+    def _worked(self, box: Mailbox | None, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("turn_crashed", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        log.error("turn_crashed", exc_info=error)
+        if box is not None and not isinstance(error, BrokerClosed):
+            # Its messages stay in hand, and come again when this orchestrator is gone. Those that
+            # came meanwhile need not wait for that.
+            self._give_back(box)
 
     # --- messages
 
@@ -176,7 +184,7 @@ class Orchestrator:
             )
         left = part.inbound[turn.taken :]
         if turn.refused:
-            self._spawn(self._refuse(part.box, turn.refused, left))
+            self._spawn(self._refuse(part.box, turn.refused, left), part.box)
         else:
             self._mail.give_back(part.box, left)
 
@@ -196,14 +204,14 @@ class Orchestrator:
                 delay_s=backoff_s(box.failures),
                 error=str(error),
             )
-            self._spawn(self._try_again_later(box, part.inbound))
+            self._spawn(self._try_again_later(box, part.inbound), box)
         elif isinstance(error, NoSuchInstance):
-            self._spawn(self._refuse_all(box, part.inbound))
+            self._spawn(self._refuse_all(box, part.inbound), box)
         elif isinstance(error, NoTurn):
-            self._spawn(self._give_up(box, part.inbound, error.reason, error.detail))
+            self._spawn(self._give_up(box, part.inbound, error.reason, error.detail), box)
         else:
             trace = "".join(traceback.format_exception(error))
-            self._spawn(self._give_up(box, part.inbound, "engine error", trace))
+            self._spawn(self._give_up(box, part.inbound, "engine error", trace), box)
 
     async def _refuse(
         self, box: Mailbox, refused: Sequence[tuple[Delivery, str]], left: Sequence[Inbound]

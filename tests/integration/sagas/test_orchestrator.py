@@ -16,7 +16,13 @@ from amends.broker.topology import command_queue, inbox_queue
 from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.ids import StreamName
-from amends.errors import AppendOutcomeUnknown, BrokerUnavailable, StoreFull, StoreUnavailable
+from amends.errors import (
+    AppendOutcomeUnknown,
+    BrokerUnavailable,
+    StoreFull,
+    StoreUnavailable,
+    UsageError,
+)
 from amends.stores.port import Append, Appended
 from amends.testing.crashes import CrashPoints, crash_at_every_point
 from amends.testing.faults import FaultRates
@@ -241,6 +247,28 @@ async def test_an_error_of_the_engines_own_concerns_one_instance_and_not_its_rou
         assert [(letter.message.key, letter.reason) for letter in letters] == [
             ("it/0", "engine error")
         ]
+
+
+@pytest.mark.virtual_time
+async def test_a_message_that_cannot_be_put_aside_keeps_no_others_waiting() -> None:
+    @saga(name="it")
+    async def it(ctx: SagaContext, order: Order) -> int:
+        return await ctx.receive(ping)
+
+    async with Harness(app_of(it)) as harness:
+        handle = await harness.start(it, Order(n=1))
+        backend = engine_backend(harness)
+        read = Failing(backend.store, "read")
+        read.before = [ZeroDivisionError("a bug of the engine")]
+
+        async def fail(*args: Any, **kwargs: Any) -> None:
+            raise UsageError("this cannot be stored")
+
+        backend.broker.dead_letter = fail  # type: ignore[method-assign]
+        await handle.signal("pong", 1)
+        await harness.settle()
+        await handle.signal(ping, 2)
+        assert await handle.result(60) == 2
 
 
 @pytest.mark.virtual_time
