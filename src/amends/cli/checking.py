@@ -20,7 +20,7 @@ from amends.client import Client
 from amends.domain.envelope import RecordedEvent
 from amends.domain.events import OutputEvent
 from amends.domain.ids import InstanceId
-from amends.errors import AmendsError, DeterminismError, InstanceNotFound
+from amends.errors import AmendsError, InstanceNotFound
 from amends.projections.sagas import newest_first
 from amends.sagas import journal
 from amends.sagas.execution import SagaBug
@@ -123,10 +123,8 @@ def judge(app: App, instance: InstanceId, records: Sequence[RecordedEvent]) -> V
         return Verdict(instance, events, decisions, str(error))
     if not wants:
         return Verdict(instance, events, decisions)
-    if state.stalled is not None:
-        return Verdict(instance, events, decisions, note=f"stalled; would go on with {wants[0]}")
-    more = DeterminismError(str(instance), None, "nothing more", wants[0])
-    return Verdict(instance, events, decisions, str(more))
+    where = "stalled" if state.stalled is not None else "in the middle of a turn"
+    return Verdict(instance, events, decisions, note=f"{where}; would go on with {wants[0]}")
 
 
 def _say(verdict: Verdict, *, json: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -13,11 +14,13 @@ from pydantic import BaseModel
 
 from amends import App, Handle, Retry, SagaContext, Settings, Signal, Status, activity, saga
 from amends.broker.mail import to_inbox
+from amends.cli.checking import judge
 from amends.domain import events as e
 from amends.domain import messages as m
 from amends.domain.envelope import NewEvent
 from amends.domain.ids import NO_STREAM
 from amends.errors import PayloadTooLarge
+from amends.sagas.outside import outside_tasks
 from amends.sagas.reconcile import reconcile
 from amends.stores.memory import MemoryStore
 from amends.stores.port import Append, Appended
@@ -203,6 +206,15 @@ async def with_one_part(recorder: Recorder, fn: Any) -> AsyncIterator[tuple[Harn
         await harness.client.backend.store.append(append)
         yield harness, handle
         check_journal(harness.app, await handle.journal())
+
+
+async def test_a_check_of_the_code_says_that_a_turn_goes_on(recorder: Recorder) -> None:
+    async with with_one_part(recorder, all_at_once) as (harness, handle):
+        verdict = await outside_tasks(
+            partial(judge, harness.app, handle.instance, await handle.journal())
+        )
+        assert verdict.fault == ""
+        assert verdict.note.startswith("in the middle of a turn; would go on with step carry")
 
 
 @pytest.mark.parametrize("how", ["redelivery", "reconcile", "another message"])
