@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from amends import Handle, Happened, Retry, Saga, SagaContext, Signal, Status, saga
+from amends import Activity, App, Handle, Happened, Retry, Saga, SagaContext, Signal, Status, saga
 from amends.broker.mail import to_inbox
 from amends.domain import events as e
 from amends.domain import messages as m
@@ -22,8 +22,10 @@ from tests.integration.sagas.support import (
     Late,
     Order,
     Receipt,
+    Refused,
     World,
     app_of,
+    ended,
     names,
 )
 
@@ -223,3 +225,29 @@ async def test_what_comes_with_a_message_that_breaks_the_code_is_not_lost() -> N
         await harness.restart(app_of(corrected))
         await harness.advance(10)
         assert await harness.client.handle(corrected, handle.id).result() == [1, 2, 3]
+
+
+# --- after another release
+
+
+async def test_an_undo_whose_queue_has_changed_undoes_the_same() -> None:
+    world = World()
+    world.plan["undo_a"] = [Broken("once")]
+    here, elsewhere = (
+        world.activity("a", queue=queue, undo_retry=MINUTE) for queue in ("here", "elsewhere")
+    )
+
+    def app(a: Activity[Order, Receipt]) -> App:
+        @saga(name="it")
+        async def it(ctx: SagaContext, order: Order) -> None:
+            await ctx.do(a, order)
+            raise Refused("no")
+
+        return app_of(it, activities=[a])
+
+    async with Harness(app(here)) as harness:
+        handle = await harness.start(harness.app.sagas["it"], Order(n=1))
+        await harness.advance(30)
+        await harness.restart(app(elsewhere))
+        assert await ended(handle) == Status.COMPENSATED
+        assert world.did == ["a 1", "undo_a 1 a1", "undo_a 1 a1"]
