@@ -214,17 +214,32 @@ async def test_what_comes_with_a_message_that_breaks_the_code_is_not_lost() -> N
     async with Harness(app_of(with_a_bug)) as harness:
         handle = await harness.start(with_a_bug)
         await harness.settle()
+        # The first is refused, the second breaks the code.
+        payloads: tuple[dict[str, Any], ...] = ({"n": "x"}, {"n": 1}, {"n": 2}, {"n": 3})
         await send_together(
             harness,
             *(
-                m.DeliverSignal(saga="it", id=handle.id, name="go", payload={"n": n})
-                for n in (1, 2, 3)
+                m.DeliverSignal(saga="it", id=handle.id, name="go", payload=payload)
+                for payload in payloads
             ),
         )
         assert await handle.status() == Status.STALLED
         await harness.restart(app_of(corrected))
         await harness.advance(10)
         assert await harness.client.handle(corrected, handle.id).result() == [1, 2, 3]
+
+
+async def test_two_that_ask_a_stalled_instance_for_the_same_ask_once() -> None:
+    @saga(name="it")
+    async def it(ctx: SagaContext) -> None:
+        raise TypeError("a bug")
+
+    async with Harness(app_of(it)) as harness:
+        handle = await harness.start(it)
+        await harness.settle()
+        cancel = m.CancelSaga(saga="it", id=handle.id, who="ann", why="wrong order")
+        await send_together(harness, cancel, cancel)
+        assert (await names(harness, handle)).count("CancelRequested") == 1
 
 
 # --- after another release
