@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from amends.broker.commit import TurnCommit
 from amends.broker.embedded import EmbeddedBroker
-from amends.broker.port import Message
 from amends.testing.clock import run_virtual
 from benchmarks.measure import CheckFailed
 from benchmarks.soak import DAY_S, Reading, soak, trends
@@ -53,13 +53,15 @@ def test_without_a_retention_the_file_grows(tmp_path: Path) -> None:
 
 
 def test_a_leak_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish = EmbeddedBroker.publish
+    commit = EmbeddedBroker.commit
 
-    async def remembers(self: EmbeddedBroker, messages: Sequence[Message]) -> None:
-        self._prepared.update(str(message.id) for message in messages)
-        await publish(self, messages)
+    async def remembers(
+        self: EmbeddedBroker, turns: Sequence[TurnCommit]
+    ) -> list[Exception | None]:
+        self._prepared.update(str(turn.append.events[0].id) for turn in turns if turn.append)
+        return await commit(self, turns)
 
-    monkeypatch.setattr(EmbeddedBroker, "publish", remembers)
+    monkeypatch.setattr(EmbeddedBroker, "commit", remembers)
     verdict, _ = run(tmp_path, 1500)
     assert verdict["grows"] == ["in engine._backend.broker._prepared"]
 
