@@ -184,7 +184,7 @@ class ActivityConsumer:
                 ),
             )
         else:
-            report = await self._attempt(activity, command, delivery)
+            report = await self._attempt(activity, command, message)
         return self._report(message, command, report)
 
     def _report(
@@ -215,18 +215,16 @@ class ActivityConsumer:
     # --- one attempt
 
     async def _attempt(
-        self, activity: Activity[Any, Any], command: RunStep, delivery: Delivery
+        self, activity: Activity[Any, Any], command: RunStep, message: Message
     ) -> EngineMessage:
         """Run the activity once; whatever it does becomes a report."""
-        message = delivery.message
         deadline = self._deadline(activity, command)
         timeout_s = None
         if deadline is not None:
             timeout_s = (deadline - self._clock.now()).total_seconds()
             if timeout_s <= 0:
-                # It may have begun before, so it is not known to have failed. That this is the first
-                # delivery proves nothing: after a loss of the broker, reconcile publishes commands
-                # again, and after a crash an embedded one counts no more than a consumer may hold.
+                # It may have begun before, so it is not known to have failed, also if this is the
+                # first delivery: see `Delivery.count`.
                 return self._failed(command, AttemptOutcome.TIMED_OUT, _too_late(activity))
         timeout = self._deadlines.within(timeout_s)
         thread: Future[Any] | None = None
@@ -246,10 +244,10 @@ class ActivityConsumer:
             return self._failed(command, AttemptOutcome.FAILED, error_info(error))
         except (Exception, SystemExit) as error:  # an activity that exits must not end the engine
             if timeout.expired:
-                # A cancelled thread had not begun. An earlier delivery's may have.
-                began = thread is None or not thread.cancelled() or delivery.count > 1
-                outcome = AttemptOutcome.TIMED_OUT if began else AttemptOutcome.FAILED
-                return self._failed(command, outcome, _took_too_long(activity, timeout_s, began))
+                # A cancelled thread never began. That of an earlier delivery may have.
+                began = thread is None or not thread.cancelled()
+                too_long = _took_too_long(activity, timeout_s, began)
+                return self._failed(command, AttemptOutcome.TIMED_OUT, too_long)
             info = error_info(error, with_traceback=not isinstance(error, Failure))
             return self._failed(command, AttemptOutcome.FAILED, info)
         return self._completed(activity, command, result)

@@ -36,6 +36,9 @@ class Delivery(NamedTuple):
     that a duplicate which may hide an unfinished turn is told from one which cannot. Only a
     broker that commits whole turns in one transaction may lose count in a crash: there, no turn
     is ever unfinished.
+
+    A count of 1 proves nothing about whether a command has begun: such a broker may have lost
+    count, and what `amends reconcile` publishes again after a loss of the broker begins at 1.
     """
 
     message: Message
