@@ -6,6 +6,7 @@ journal, which is the only truth; there are no replies that could be lost.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
@@ -82,7 +83,9 @@ class Handle(Generic[R]):
         as after `submit`, is waited for too, and so is one whose journal was removed, in vain;
         `state` tells.
 
-        Raises SagaNotCompleted (compensated, failed, cancelled or terminated), TimeoutError.
+        Raises SagaNotCompleted (compensated, failed, cancelled or terminated), TimeoutError, and
+        what the engine of this process has failed with, if it did: the saga goes on when an engine
+        runs again.
         """
         ending = await self._client.wait_for_end(self.instance, timeout, self._watch)
         if ending.status is not Status.COMPLETED:
@@ -206,13 +209,11 @@ class Client:
     ) -> None:
         await self._watcher.close()
 
-    async def watch_engine(self, engine: Engine) -> None:
-        """Tell everybody who waits when the engine of this process fails. Runs until then."""
-        try:
-            await engine.failed()
-        except Exception as error:
-            self._watcher.fail(error)
-            raise
+    def watch_engine(self, engine: Engine) -> Coroutine[Any, Any, None]:
+        """Tell everybody who waits, then or later, when the engine of this process fails. Runs
+        until then. What has ended by then still gives its result.
+        """
+        return self._watcher.watch_engine(engine.failed)
 
     # --- starting
 
@@ -233,7 +234,8 @@ class Client:
 
         Raises InvalidPayload, PayloadTooLarge, NotRegistered, UsageError (a bad id),
         StartConflict (the id exists with another input), StartUnconfirmed (it is durable, but
-        no engine took it up within `confirm_timeout` seconds). Whoever cancels the wait, or gets
+        no engine took it up within `confirm_timeout` seconds). Once the engine of this process has
+        failed by itself, raises what it failed with; then nothing was started. Whoever cancels the wait, or gets
         another error (the engine of this process failed, the broker cannot be reached), does not
         know whether it starts, and should start it again under its `id`.
         """
@@ -245,6 +247,7 @@ class Client:
             if known:
                 self._check_same(saga, message, known[0])
                 return Handle(self, saga, instance)
+        watch.check()
         request = self._to_inbox(message, new_id())
         # Until it is confirmed it need not be durable: if this process dies, so does the caller.
         await self.backend.broker.request(request)
@@ -344,7 +347,9 @@ class Client:
         raise InstanceNotFound(instance)
 
     async def wait_for_start(self, instance: InstanceId, timeout: float | None) -> None:
-        """Wait until an instance stands in its journal. Raises TimeoutError."""
+        """Wait until an instance stands in its journal. Raises TimeoutError, and what the engine
+        of this process has failed with.
+        """
         watch = await self._watcher.watch(instance)
         if not await self.backend.store.read(instance.stream, limit=1):
             with self._deadlines.within(timeout):
@@ -355,7 +360,7 @@ class Client:
     ) -> Ending:
         """How an instance ended, once it has. `watch` is one from before its start, if there is.
 
-        Raises TimeoutError.
+        Raises TimeoutError, and what the engine of this process has failed with.
         """
         if watch is None or watch.has_failed:
             watch = await self._watcher.watch(instance)

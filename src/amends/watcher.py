@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from amends.domain.bell import Bell
@@ -24,6 +26,7 @@ class Watch:
         self._started: RecordedEvent | None = None
         self._ended: RecordedEvent | None = None
         self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
         self._seen = Bell()
 
     @property
@@ -37,20 +40,25 @@ class Watch:
         return self._ended is not None or self._error is not None
 
     async def started(self) -> RecordedEvent:
-        """The first event of the instance."""
+        """The first event of the instance. Raises what it failed with."""
         while self._started is None:
             await self._more()
         return self._started
 
     async def ended(self) -> RecordedEvent:
-        """The final event of the instance."""
+        """The final event of the instance. Raises what it failed with."""
         while self._ended is None:
             await self._more()
         return self._ended
 
-    async def _more(self) -> None:
+    def check(self) -> None:
+        """Raise what it failed with, if it has."""
         if self._error is not None:
-            raise self._error
+            # Without those who were told before, or it would grow with each.
+            raise self._error.with_traceback(self._traceback)
+
+    async def _more(self) -> None:
+        self.check()
         await self._seen.wait()
 
     def see(self, event: RecordedEvent) -> None:
@@ -62,8 +70,9 @@ class Watch:
         self._seen.ring()
 
     def fail(self, error: BaseException) -> None:
-        """The subscription is over; waiting on would be in vain."""
-        self._error = self._error or error
+        """Waiting on would be in vain."""
+        if self._error is None:
+            self._error, self._traceback = error, error.__traceback__
         self._seen.ring()
 
 
@@ -75,13 +84,18 @@ class Watcher:
         # A watch lasts as long as somebody holds it.
         self._watches: WeakValueDictionary[str, Watch] = WeakValueDictionary()
         self._following: asyncio.Task[None] | None = None
+        #: Given to everybody while there is nothing to wait for.
+        self._given_up: Watch | None = None
 
     async def watch(self, instance: InstanceId) -> Watch:
         """Watch an instance for as long as the watch is held.
 
-        It sees everything that is appended from now on, and may have seen what came before.
+        It sees everything that is appended from now on, and may have seen what came before. Once
+        the watcher has given up, it has failed already.
         """
         await self._follow()
+        if self._given_up is not None:
+            return self._given_up
         stream = instance.stream
         watch = self._watches.get(stream)
         if watch is None or watch.is_over:
@@ -121,8 +135,27 @@ class Watcher:
         if watch is not None:
             watch.fail(error)
 
+    def watch_engine(self, failed: Callable[[], Awaitable[None]]) -> Coroutine[Any, Any, None]:
+        """Give up when the engine has failed; until then there is something to wait for (again)."""
+        # At once: who waits from now on is not to hear of an engine before this one.
+        self._given_up = None
+        return self._watch_engine(failed)
+
+    async def _watch_engine(self, failed: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await failed()
+        except Exception as error:
+            error.add_note(
+                "The engine of this process has failed with it, and does nothing more. What is in "
+                "the journals and queues stays, and goes on when an engine runs again"
+            )
+            self._given_up = Watch()
+            self._given_up.fail(error)
+            self.fail(error)
+            raise
+
     def fail(self, error: BaseException) -> None:
-        """Waiting is in vain from now on: tell everybody who does."""
+        """Waiting was in vain: tell everybody who does. Who begins to wait later may see more."""
         for watch in self._watches.values():
             watch.fail(error)
         self._watches.clear()
