@@ -141,3 +141,29 @@ async def test_what_was_removed_is_forgotten_also_if_nobody_waits_for_the_remova
     await store.append(Append(SECOND, new_events(1), NO_STREAM))
     assert tail_of(store).after(-1, EVERYTHING) is None
     await store.close()
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+async def test_a_file_that_is_busy_for_a_moment_does_not_end_a_subscription(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, is_behind: bool
+) -> None:
+    await store.append(Append(FIRST, new_events(2), NO_STREAM))
+    query, busy = store._database.query, 2
+
+    def query_busy(sql: str, parameters: object = ()) -> list[object]:
+        nonlocal busy
+        if busy:
+            busy -= 1
+            raise StoreUnavailable("the file is busy")
+        return query(sql, parameters)
+
+    monkeypatch.setattr(store._database, "query", query_busy)
+    tail_of(store).forget()  # only the file tells where the log ends
+    subscription = store.subscribe(Position(-1 if is_behind else 1))
+    following = asyncio.ensure_future(anext(subscription))
+    while busy and not following.done():  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(0)
+    if not is_behind:
+        await store.append(Append(SECOND, new_events(1), NO_STREAM))
+    assert (await soon(following)).stream == (FIRST if is_behind else SECOND)
+    await store.close()

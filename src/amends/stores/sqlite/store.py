@@ -12,7 +12,7 @@ from amends.domain.ids import (
     Position,
     StreamName,
 )
-from amends.errors import StoreClosed
+from amends.errors import StoreClosed, StoreUnavailable
 from amends.stores.checks import check_append, check_removals
 from amends.stores.port import EVERYTHING, Append, Appended, EventFilter, Removal
 from amends.stores.sqlite import removal
@@ -136,11 +136,18 @@ class SqliteStore:
             while True:
                 # Look and wait without an await in between, or a ring could be missed.
                 following = tail.after(at, filter)
-                if following is None and at >= (self._end_now() if tail.end is None else tail.end):
-                    await database.writer.changed.wait()
-                    self._check_open()
-                    continue
-                found, scanned = following or await self._scan(at, self._end_now(), filter, PAGE)
+                if following is None:
+                    try:
+                        end = self._end_now() if tail.end is None else tail.end
+                    except StoreUnavailable:
+                        await database.patiently(self._end_now)
+                        continue  # with a look of its own
+                    if at >= end:
+                        await database.writer.changed.wait()
+                        self._check_open()
+                        continue
+                    following = await self._scan(at, end, filter, PAGE)
+                found, scanned = following
                 for event in found:
                     yield event
                     self._check_open()
