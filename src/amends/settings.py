@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     one that waits for many things at once counts for several.
     """
 
-    cache_wait_s_per_event: Annotated[float, Field(ge=0, le=1e9)] = 10.0
+    cache_wait_s_per_event: Annotated[float, Field(ge=0, le=1e6)] = 10.0
     """An instance that waits only for a timer is not kept live when the timer is due in more than
     so many seconds for each event of its journal: reading it back then costs less than keeping it.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
@@ -29,30 +30,39 @@ class CalmGarbageCollector:
 
     An engine makes many objects that die young without cycles; Python's defaults then spend a
     quarter of the time on looking for some. Cycles are still found, a little later. It belongs to
-    the whole process, so several engines in one count as one, and the last to leave puts back
-    what the first found.
+    the whole process, so several engines in one, in whatever threads, count as one, and the last
+    to leave puts back what the first found.
     """
 
+    _lock: ClassVar[threading.Lock] = threading.Lock()
     _entered: ClassVar[int] = 0
     _before: ClassVar[tuple[int, int, int]] = (0, 0, 0)
     _has_frozen: ClassVar[bool] = False
 
     def __enter__(self) -> None:
-        if CalmGarbageCollector._entered == 0:
-            CalmGarbageCollector._before = gc.get_threshold()
-            # What the application has frozen itself could not be told from it afterwards.
-            CalmGarbageCollector._has_frozen = gc.get_freeze_count() == 0
-            if CalmGarbageCollector._has_frozen:
-                gc.freeze()
-            gc.set_threshold(20_000, 20, 20)
-        CalmGarbageCollector._entered += 1
+        with CalmGarbageCollector._lock:
+            if CalmGarbageCollector._entered == 0:
+                self._calm()
+            CalmGarbageCollector._entered += 1
 
     def __exit__(self, *_: object) -> None:
-        CalmGarbageCollector._entered -= 1
-        if CalmGarbageCollector._entered == 0:
-            gc.set_threshold(*CalmGarbageCollector._before)
-            if CalmGarbageCollector._has_frozen:
-                gc.unfreeze()
+        with CalmGarbageCollector._lock:
+            CalmGarbageCollector._entered -= 1
+            if CalmGarbageCollector._entered == 0:
+                self._put_back()
+
+    def _calm(self) -> None:
+        CalmGarbageCollector._before = gc.get_threshold()
+        # What the application has frozen itself could not be told from it afterwards.
+        CalmGarbageCollector._has_frozen = gc.get_freeze_count() == 0
+        if CalmGarbageCollector._has_frozen:
+            gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
+
+    def _put_back(self) -> None:
+        gc.set_threshold(*CalmGarbageCollector._before)
+        if CalmGarbageCollector._has_frozen:
+            gc.unfreeze()
 
 
 class Engine:

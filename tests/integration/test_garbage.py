@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,6 +104,28 @@ async def test_an_engine_calms_the_collector_and_puts_it_back(tmp_path: Path) ->
             assert gc.get_threshold() == calm
         assert gc.get_threshold() == calm
     assert gc.get_threshold() == before
+
+
+@pytest.mark.usefixtures("no_other_engine")
+def test_engines_that_begin_in_two_threads_at_once_count_as_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, get_threshold = gc.get_threshold(), gc.get_threshold
+    collector = CalmGarbageCollector()
+    other = threading.Thread(target=collector.__enter__)
+
+    def get_threshold_while_the_other_begins() -> tuple[int, int, int]:
+        if other.ident is None:
+            other.start()
+            other.join(0.1)  # it has to wait
+        return get_threshold()
+
+    monkeypatch.setattr(gc, "get_threshold", get_threshold_while_the_other_begins)
+    with collector:
+        other.join()
+        collector.__exit__()
+        assert get_threshold() != before
+    assert get_threshold() == before
 
 
 @pytest.mark.usefixtures("no_other_engine")

@@ -126,7 +126,7 @@ class SagaContext:
 
         It takes signals away from `receive`. Use it with `wait_until`.
         """
-        self._execution.signals.on(
+        self._execution.on_signal(
             signal.name, lambda raw: handler(cast(T, signal.payload.from_json_value(raw)))
         )
 

@@ -230,6 +230,11 @@ class SagaExecution:
         self._check_alive()
         return await self.signals.next(name)
 
+    def on_signal(self, name: str, handler: Callable[[Any], None]) -> None:
+        """See `SagaContext.on`."""
+        self._check_alive()
+        self.signals.on(name, handler)
+
     def wait_until(self, condition: Callable[[], bool]) -> Awaitable[None]:
         """See `SagaContext.wait_until`."""
         self._check_alive()

@@ -121,7 +121,7 @@ class Weather:
             cuts_mean_s=rng.choice([None, None, 5.0, 30.0]),
             ahead_s_max=some(0.5, 10.0),
             losses_mean_s=rng.choice([None, 40.0]) if losing else None,
-            cache_wait_s_per_event=rng.choice([0.0, 10.0, 1e9]),
+            cache_wait_s_per_event=rng.choice([0.0, 10.0, 1e6]),
         )
 
 

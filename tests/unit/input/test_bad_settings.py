@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -41,6 +42,9 @@ def check(taken: Settings) -> None:
     assert 1 <= taken.partitions <= 1024
     assert min(taken.concurrency, taken.inbox_limit) >= 1
     assert taken.busy_timeout_s > 0
+    assert (
+        timedelta(seconds=taken.cache_wait_s_per_event) * 10**7 >= timedelta()
+    )  # with a huge journal
     assert taken.retention is None or taken.retention.total_seconds() >= 3599
     with suppress(UsageError):
         assert str(taken.sqlite_path)
@@ -122,3 +126,8 @@ def test_numbers_without_end_are_cut_short() -> None:
         assert "AMENDS_CONCURRENCY=" in told
         assert "it should be" in told
         assert len(told) < 300
+
+
+def test_an_instance_of_a_huge_journal_may_wait_for_as_long_as_can_be_set() -> None:
+    assert refusal({"cache_wait_s_per_event": 1e6}) == ""
+    assert "AMENDS_CACHE_WAIT_S_PER_EVENT" in refusal({"cache_wait_s_per_event": 1e9})

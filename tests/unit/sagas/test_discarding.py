@@ -95,3 +95,25 @@ def test_it_leaves_nothing_to_the_garbage_collector(
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_what_still_runs_when_it_is_thrown_away_is_cancelled_whatever_it_asks_for() -> None:
+    asks: list[Callable[[SagaContext], object]] = [
+        lambda ctx: ctx.on(ping, lambda _: None),
+        lambda ctx: ctx.wait_until(lambda: True),
+        lambda ctx: ctx.receive(ping).send(None),
+        lambda ctx: ctx.do(step, 1).send(None),
+    ]
+    given: list[SagaContext] = []
+
+    @saga(name="it")
+    async def it(ctx: SagaContext) -> None:
+        given.append(ctx)
+        await ctx.receive(ping)
+
+    execution = SagaExecution(it, InstanceState(InstanceId("it", "x")), {step.name: step})
+    execution.feed(e.SagaStarted(saga="it", id="x", input=None, at=datetime.now(UTC)))
+    execution.discard()
+    for ask in asks:
+        with pytest.raises(asyncio.CancelledError):
+            ask(given[0])
