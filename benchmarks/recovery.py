@@ -8,22 +8,20 @@ file that survives.
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from amends.domain import events as e
 from amends.errors import InstanceNotFound
 from amends.sagas import journal
 from benchmarks import sagas as s
+from benchmarks.children import child, heard, say
 from benchmarks.measure import (
     TIMEOUT_S,
     CpuMeter,
@@ -58,18 +56,18 @@ def recover(killed_after_s: float, folder: Path, n: int = N) -> Figures:
     used_s = cpu_s()
     with CpuMeter() as cpu:
         with _child("start", folder, n) as first:
-            _line(first, "started")
+            heard(first, "started")
             time.sleep(killed_after_s)
         used_s = cpu_s() - used_s
         begun = _steps(log)
         as_killed = _copy(folder)
         began = time.perf_counter()
         with _child("finish", folder, n) as second:
-            _line(second, "running")
+            heard(second, "running")
             restarted_s = time.perf_counter() - began
-            done = _line(second, "done")
+            done = heard(second, "done")
             recovered_s = time.perf_counter() - began
-            _line(second, "checked")
+            heard(second, "checked")
     running = set(begun) - asyncio.run(_recorded(as_killed, n))
     runs = _steps(log)
     check_steps(runs, running, n)
@@ -129,32 +127,10 @@ async def _recorded(file: Path, n: int) -> set[Step]:
     return found
 
 
-@contextmanager
-def _child(verb: str, folder: Path, n: int) -> Iterator[subprocess.Popen[str]]:
-    """A process of ours, for as long as the block lasts."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.recovery", verb, str(folder / DATABASE), str(n)],
-        env={**os.environ, s.STEP_LOG: str(folder / "steps.log")},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with child:
-        try:
-            yield child
-        finally:
-            child.kill()
-
-
-def _line(child: subprocess.Popen[str], word: str) -> Any:
-    """The next line of a child, which must tell of `word`."""
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line:
-        child.wait()
-    check(bool(line), f"the process ended before it was {word}", exit_status=child.returncode)
-    said = json.loads(line)
-    check(said["said"] == word, f"the process was not {word}", said=said)
-    return said
+def _child(verb: str, folder: Path, n: int) -> AbstractContextManager[subprocess.Popen[str]]:
+    arguments = verb, str(folder / DATABASE), str(n)
+    log = {s.STEP_LOG: str(folder / "steps.log")}
+    return child("benchmarks.recovery", *arguments, **log)
 
 
 def _steps(log: Path) -> Counter[Step]:
@@ -173,26 +149,22 @@ async def _start(file: Path, n: int) -> None:
             await client.submit(s.recover, id=f"saga-{number}")
 
         await drive(n, INFLIGHT, submit)
-        _say("started")
+        say("started")
         await asyncio.sleep(TIMEOUT_S)
 
 
 async def _finish(file: Path, n: int) -> None:
     async with s.app.run(file) as client:
-        _say("running")
+        say("running")
         handles = [client.handle(s.recover, f"saga-{number}") for number in range(n)]
         async with asyncio.timeout(TIMEOUT_S):
             results = await asyncio.gather(*[handle.result() for handle in handles])
-        _say("done", cpu_s=cpu_s())
+        say("done", cpu_s=cpu_s())
         check(set(results) == {"before and after"}, "wrong result", found=set(results))
         for handle in handles:
             found = Counter(record.type for record in await handle.journal())
             check_equal(found, JOURNAL, f"the journal of {handle.instance} is not as it should be")
-        _say("checked")
-
-
-def _say(word: str, **more: float) -> None:
-    print(json.dumps({"said": word} | more), flush=True)
+        say("checked")
 
 
 def main() -> None:

@@ -13,15 +13,13 @@ import gc
 import json
 import os
 import random
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from amends import Client
 from amends.backend import open_backend
@@ -37,6 +35,7 @@ from amends.sagas.outside import outside_tasks
 from amends.sagas.turn import Inbound, TurnTaker
 from amends.settings import Settings
 from benchmarks import sagas as s
+from benchmarks.children import child, heard, say
 from benchmarks.measure import TIMEOUT_S, Figures, check, quiet, rss_bytes
 
 N: Final = 20_000
@@ -79,23 +78,23 @@ class Restarted(NamedTuple):
 
 
 def _build(file: Path, n: int) -> list[str]:
-    with _child("build", file, str(n)) as child:
-        due = _line(child, "built")["due"]
-        check(child.wait() == 0, "the file was not made", exit_status=child.returncode)
+    with child("benchmarks.restart", "build", str(file), str(n)) as process:
+        due = heard(process, "built")["due"]
+        check(process.wait() == 0, "the file was not made", exit_status=process.returncode)
     return list(due)
 
 
 def _restarted(file: Path, due: list[str]) -> Restarted:
     _put_out_of_cache(file)
     began = time.perf_counter()
-    with _child("work", file, json.dumps(due)) as child:
-        _line(child, "running")
+    with child("benchmarks.restart", "work", str(file), json.dumps(due)) as process:
+        heard(process, "running")
         running_s = time.perf_counter() - began
-        _line(child, "answered")
+        heard(process, "answered")
         answered_s = time.perf_counter() - began
-        rss = _line(child, "woken")["rss_bytes"]
+        rss = heard(process, "woken")["rss_bytes"]
         woken_s = time.perf_counter() - began
-        naps = _line(child, "busy")["naps"]
+        naps = heard(process, "busy")["naps"]
     return Restarted(running_s, answered_s, woken_s, rss, naps)
 
 
@@ -109,33 +108,6 @@ def _put_out_of_cache(file: Path) -> None:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
-
-
-@contextmanager
-def _child(verb: str, file: Path, more: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of ours, killed at the end of the block."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.restart", verb, str(file), more],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with child:
-        try:
-            yield child
-        finally:
-            child.kill()
-
-
-def _line(child: subprocess.Popen[str], word: str) -> Any:
-    """The next line of a child, which must tell of `word`."""
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line:
-        child.wait()
-    check(bool(line), f"the process ended before it was {word}", exit_status=child.returncode)
-    said = json.loads(line)
-    check(said["said"] == word, f"the process was not {word}", said=said)
-    return said
 
 
 # --- the children
@@ -154,7 +126,7 @@ async def _make(file: Path, n: int) -> None:
             chunk = waiting[start : start + CHUNK]
             turns = await outside_tasks(partial(starter.start_all, chunk))
             check(not any(await backend.committer.commit(turns)), "a turn was not committed")
-    _say("built", due=due)
+    say("built", due=due)
 
 
 class _Starter:
@@ -187,20 +159,20 @@ class _Starter:
 async def _work(file: Path, due: list[str]) -> None:
     """An engine that answers, wakes what is due, and is then killed while it is busy."""
     async with s.app.run(file) as client, asyncio.timeout(TIMEOUT_S):
-        _say("running")
+        say("running")
         await _transfer(client)
-        _say("answered")
+        say("answered")
         for id in due:
             result = await client.handle(s.nap, id).result()
             check(result == "woke", "a sleeper did not wake as it should", found=result)
         gc.collect()
-        _say("woken", rss_bytes=rss_bytes())
+        say("woken", rss_bytes=rss_bytes())
         until = datetime.now(UTC) + timedelta(seconds=0.5)
         naps = [await client.start(s.nap, until) for _ in range(DUE)]
         transfers = asyncio.gather(*(_transfer(client) for _ in range(100)))
         await asyncio.sleep(0.05)
         await asyncio.sleep(0.1)
-        _say("busy", naps=[nap.id for nap in naps])
+        say("busy", naps=[nap.id for nap in naps])
         await transfers
         await asyncio.sleep(TIMEOUT_S)
 
@@ -208,10 +180,6 @@ async def _work(file: Path, due: list[str]) -> None:
 async def _transfer(client: Client) -> None:
     handle = await client.start(s.transfer, s.Order())
     check(await handle.result() == 20, "wrong outcome")
-
-
-def _say(word: str, **more: object) -> None:
-    print(json.dumps({"said": word} | more), flush=True)
 
 
 def main() -> None:
