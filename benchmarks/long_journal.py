@@ -67,8 +67,8 @@ class _Stopwatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turns:
-    """Sagas one after another, watched while the journal of each is about so long."""
+class _LongJournals:
+    """How many sagas, and how long their journals are."""
 
     key: str
     events: int
@@ -81,6 +81,11 @@ class Turns:
             events=max(20, round(self.events * min(1.0, factor))),
             sagas=max(1, round(self.sagas * factor)),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns(_LongJournals):
+    """Sagas one after another, watched while the journal of each is about so long."""
 
     async def run(self, file: Path, watch: AbstractContextManager[object]) -> list[Figures]:
         """Run it on a new file; `watch` is entered while it is measured. Raises CheckFailed."""
@@ -113,20 +118,8 @@ class Turns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replays:
+class Replays(_LongJournals):
     """Sagas with long journals that no engine has in memory, and that are signalled."""
-
-    key: str
-    events: int
-    sagas: int
-
-    def scaled(self, factor: float) -> Self:
-        """The same with other numbers of sagas; for a quick look, with shorter journals too."""
-        return replace(
-            self,
-            events=max(20, round(self.events * min(1.0, factor))),
-            sagas=max(1, round(self.sagas * factor)),
-        )
 
     async def run(self, file: Path, watch: AbstractContextManager[object]) -> list[Figures]:
         """Run it on a new file; `watch` is entered while it is measured. Raises CheckFailed."""
