@@ -10,6 +10,7 @@ import contextvars
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -82,9 +83,10 @@ class ActivityConsumer:
 
         If it is cancelled instead, what was running is cancelled too, and handed back.
         """
-        subscription = self._subscription = Subscription(
-            self._broker, command_queue(self._queue), limit=self._concurrency, clock=self._clock
+        subscribe = partial(
+            self._broker.consume, command_queue(self._queue), limit=self._concurrency
         )
+        subscription = self._subscription = Subscription(subscribe, clock=self._clock)
         try:
             while deliveries := await subscription.receive():
                 for delivery in deliveries:

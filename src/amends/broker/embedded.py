@@ -11,16 +11,12 @@ from uuid import UUID
 
 from amends.broker import embedded_rows as rows
 from amends.broker.commit import TurnCommit
+from amends.broker.embedded_errors import broker_words
 from amends.broker.embedded_queue import NO_ROW, Hands, Held, Queue, State, columns_of
 from amends.broker.embedded_time import Timekeeper
-from amends.broker.port import Consumer, DeadLetter, Delivery, Message, QueueDepth
-from amends.errors import (
-    BrokerClosed,
-    BrokerUnavailable,
-    StoreClosed,
-    StoreError,
-    UsageError,
-)
+from amends.broker.merged import merged
+from amends.broker.port import Consumer, DeadLetter, Delivery, Message, Process, QueueDepth
+from amends.errors import BrokerClosed, StoreClosed, StoreError, UsageError
 from amends.stores.checks import check_append
 from amends.stores.port import Append
 from amends.stores.sqlite.batch import Outgoing, Write
@@ -167,7 +163,7 @@ class EmbeddedBroker:
         self, *, messages: Sequence[Message] = (), acknowledged: Sequence[Held] = ()
     ) -> None:
         write = self._plan(messages, acknowledged)
-        with _broker_words():
+        with broker_words():
             await self._submit([write])
             if write.error is not None:
                 raise write.error
@@ -226,6 +222,10 @@ class EmbeddedBroker:
             self._database.on_close.append(self._look_everywhere)
         return consumer
 
+    def own(self, queues: Sequence[str], *, limit: int) -> Consumer:
+        """See `Broker.own`. All of them: one process consumes."""
+        return merged([self.consume(queue, limit=limit) for queue in queues])
+
     def _left(self, consumer: EmbeddedConsumer) -> None:
         if consumer in self._consumers:
             self._consumers.remove(consumer)
@@ -254,13 +254,13 @@ class EmbeddedBroker:
     async def _fill(self, queue: Queue, hands: Hands) -> None:
         self._check_open()
         self._timekeeper.check()
-        with _broker_words():
+        with broker_words():
             await self._database.patiently(lambda: queue.fill(hands, self._database.query))
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.release`. All are handed back and counted, or none is."""
         self._check_open()
-        with _broker_words():
+        with broker_words():
             await self._return([delivery.token for delivery in deliveries], received=True)
 
     async def _hand_back(self, held: Sequence[Held], *, received: bool) -> None:
@@ -297,20 +297,20 @@ class EmbeddedBroker:
                 held.settle(State.DONE)
 
         task.finished = finished
-        with _broker_words():
+        with broker_words():
             await self._database.writer.submit(task)
 
     async def dead_letters(self, *, queue: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """See `Broker.dead_letters`."""
         self._check_open()
-        with _broker_words():
+        with broker_words():
             found = await self._database.read(rows.SELECT_DEAD, [queue, limit])
         return [rows.read_dead(row) for row in found]
 
     async def redrive(self, ids: Sequence[UUID]) -> int:
         """See `Broker.redrive`. All of them, or none."""
         self._check_open()
-        with _broker_words():
+        with broker_words():
             return await self._move(rows.redrive(ids, self._database.now_us()))
 
     async def discard(self, ids: Sequence[UUID]) -> int:
@@ -321,11 +321,16 @@ class EmbeddedBroker:
         """See `Broker.depths`. Counts every waiting message: not for a busy loop."""
         self._check_open()
         ready_sql, delayed_sql = rows.DEPTH_QUERIES
-        with _broker_words():
+        with broker_words():
             ready, delayed = await self._database.count(
                 (ready_sql, []), (delayed_sql, [self._database.now_us()])
             )
         return rows.read_depths(ready, delayed)
+
+    async def processes(self) -> list[Process]:
+        """See `Broker.processes`. The file does not tell."""
+        self._check_open()
+        return []
 
     # --- the rest
 
@@ -358,7 +363,7 @@ class EmbeddedBroker:
     def _find(self, name: str) -> Queue | None:
         """A queue by name, which may have been declared by another process."""
         if name not in self._queues:
-            with _broker_words():
+            with broker_words():
                 found = self._database.query("SELECT id FROM queues WHERE name = ?", [name])
             if not found:
                 return None
@@ -380,18 +385,5 @@ class EmbeddedBroker:
 
     async def _perform(self, run: Callable[[Transaction], T]) -> T:
         self._check_open()
-        with _broker_words():
+        with broker_words():
             return await self._database.writer.perform(run)
-
-
-class _broker_words:  # noqa: N801 - used like a function
-    """What the file refuses, in the words of the broker's port."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, StoreClosed):
-            raise BrokerClosed(str(error)) from error
-        if isinstance(error, StoreError):
-            raise BrokerUnavailable(str(error)) from error

@@ -10,7 +10,8 @@ from datetime import datetime
 from itertools import count
 from uuid import UUID
 
-from amends.broker.port import Consumer, DeadLetter, Delivery, Message, QueueDepth
+from amends.broker.merged import merged
+from amends.broker.port import Consumer, DeadLetter, Delivery, Message, Process, QueueDepth
 from amends.domain.bell import Bell
 from amends.domain.clock import Clock
 from amends.errors import BrokerClosed, BrokerUnavailable, UsageError
@@ -233,6 +234,10 @@ class MemoryBroker:
         self._consumers.append(consumer)
         return consumer
 
+    def own(self, queues: Sequence[str], *, limit: int) -> Consumer:
+        """See `Broker.own`. Owners compete for every message, which is the worst that may happen."""
+        return merged([self.consume(queue, limit=limit) for queue in queues])
+
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.ack`."""
         await asyncio.sleep(0)
@@ -288,6 +293,11 @@ class MemoryBroker:
         """See `Broker.depths`."""
         self._check_open()
         return [self._depth(queue) for _, queue in sorted(self._memory.queues.items())]
+
+    async def processes(self) -> list[Process]:
+        """See `Broker.processes`. There is only this one."""
+        self._check_open()
+        return []
 
     def _depth(self, queue: _Queue) -> QueueDepth:
         self._memory.mature(queue, self._clock.now())

@@ -58,7 +58,10 @@ class DeadLetter(NamedTuple):
 
 class QueueDepth(NamedTuple):
     """How full a queue is. `ready` counts what is in a consumer's hands too; `oldest` is when
-    its oldest ready message was published or became due.
+    its oldest ready message was published or became due. `consumers` are those of all processes,
+    and `owner` is the process that an inbox is served by.
+
+    A broker that cannot tell leaves `oldest`, `consumers` and `owner` None.
     """
 
     queue: str
@@ -66,6 +69,27 @@ class QueueDepth(NamedTuple):
     delayed: int
     dead: int
     oldest: datetime | None
+    consumers: int | None = None
+    owner: str | None = None
+
+
+class Process(NamedTuple):
+    """A process that consumes, as it describes itself.
+
+    `name` is its host and process id; `queues` are those it consumes, `owns` the inboxes among
+    them that it serves now. `held` counts the messages in its hands. `blocked_since` is set while
+    the broker takes nothing from it, because of an alarm (memory, disk). The counters are since it
+    began.
+    """
+
+    name: str
+    queues: tuple[str, ...]
+    owns: tuple[str, ...]
+    held: int
+    blocked_since: datetime | None
+    published: int
+    delivered: int
+    reconnects: int
 
 
 class Consumer(Protocol):
@@ -120,6 +144,16 @@ class Broker(Protocol):
         """Subscribe to a queue. Several consumers of one queue share its messages."""
         ...
 
+    def own(self, queues: Sequence[str], *, limit: int) -> Consumer:
+        """Subscribe to this process's share of the queues, as one consumer.
+
+        Each queue is served by one of those who want to own it. Shares move when one of them
+        joins, stops or dies, within seconds, and for a moment two may be served from one queue:
+        nothing above this port relies on an owner being alone. `limit` bounds what is in hand of
+        each queue.
+        """
+        ...
+
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """The messages are done with. Acknowledging twice is harmless."""
         ...
@@ -154,6 +188,10 @@ class Broker(Protocol):
 
     async def depths(self) -> list[QueueDepth]:
         """How full each declared queue is, by name."""
+        ...
+
+    async def processes(self) -> list[Process]:
+        """The processes that consume now, by name; [] from a broker that cannot tell."""
         ...
 
     async def close(self) -> None:

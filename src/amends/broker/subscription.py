@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from amends.broker.port import Broker, Delivery
+from collections.abc import Callable
+
+from amends.broker.port import Consumer, Delivery
 from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
 from amends.errors import BrokerUnavailable
@@ -17,13 +19,11 @@ class Subscription:
     What was in hand when a connection was lost comes again, as a copy.
     """
 
-    def __init__(self, broker: Broker, queue: str, *, limit: int, clock: Clock) -> None:
-        self._broker = broker
-        self._queue = queue
-        self._limit = limit
+    def __init__(self, subscribe: Callable[[], Consumer], *, clock: Clock) -> None:
+        self._subscribe = subscribe
         self._clock = clock
         self._stopped = False
-        self._consumer = broker.consume(queue, limit=limit)
+        self._consumer = subscribe()
 
     async def receive(self) -> list[Delivery]:
         """Wait for messages and take what is there, at least one; [] once stopped."""
@@ -31,13 +31,13 @@ class Subscription:
         while True:
             try:
                 if failures:
-                    self._consumer = self._broker.consume(self._queue, limit=self._limit)
+                    self._consumer = self._subscribe()
                 return await self._consumer.receive()
             except BrokerUnavailable as error:
                 if self._stopped:
                     return []
                 failures += 1
-                log.warning("subscribing_again", queue=self._queue, error=str(error))
+                log.warning("subscribing_again", error=str(error))
                 await self._consumer.close()
                 await back_off(self._clock, failures)
 

@@ -76,33 +76,28 @@ class Orchestrator:
         )
         self._mail = Mailboxes()
         self._working: set[asyncio.Task[None]] = set()
-        self._inboxes: list[Subscription] = []
+        self._inboxes: Subscription | None = None
 
     async def run(self) -> None:
         """Work until `stop` is called; returns when everything in hand is done."""
-        self._inboxes = [
-            Subscription(
-                self._broker, inbox_queue(number), limit=self._inbox_limit, clock=self._clock
-            )
-            for number in range(self._partitions)
-        ]
+        queues = [inbox_queue(number) for number in range(self._partitions)]
+        subscribe = partial(self._broker.own, queues, limit=self._inbox_limit)
+        inboxes = self._inboxes = Subscription(subscribe, clock=self._clock)
         try:
-            async with asyncio.TaskGroup() as group:
-                for inbox in self._inboxes:
-                    group.create_task(self._receive(inbox))
+            while deliveries := await inboxes.receive():
+                await self._accept(deliveries)
             await self._drain()
         finally:
             for task in self._working:
                 task.cancel()
             await asyncio.gather(*self._working, return_exceptions=True)
-            for inbox in self._inboxes:
-                await inbox.close()
+            await inboxes.close()
             self._cache.clear()
 
     async def stop(self) -> None:
         """Take no more messages; `run` then finishes those in hand and returns."""
-        for inbox in self._inboxes:
-            await inbox.stop()
+        if self._inboxes is not None:
+            await self._inboxes.stop()
 
     async def _drain(self) -> None:
         while self._working:
@@ -127,16 +122,15 @@ class Orchestrator:
 
     # --- messages
 
-    async def _receive(self, inbox: Subscription) -> None:
-        while deliveries := await inbox.receive():
-            for delivery in deliveries:
-                try:
-                    message = decode_message(delivery.message.type, delivery.message.body)
-                except InvalidMessage as error:
-                    await self._put_aside([delivery], "unreadable", str(error))
-                    continue
-                self._mail.put(message.instance, Inbound(delivery, message))
-            self._begin_rounds()
+    async def _accept(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            try:
+                message = decode_message(delivery.message.type, delivery.message.body)
+            except InvalidMessage as error:
+                await self._put_aside([delivery], "unreadable", str(error))
+                continue
+            self._mail.put(message.instance, Inbound(delivery, message))
+        self._begin_rounds()
 
     async def _put_aside(self, deliveries: Sequence[Delivery], reason: str, detail: str) -> None:
         for delivery in deliveries:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from amends.testing.contracts.broker_base import BrokerFeatures
 from amends.testing.contracts.delivering import ConsumerContract, DeliveryContract
+from amends.testing.contracts.owning import OwnershipContract
 from amends.testing.contracts.replying import ReplyContract
 from amends.testing.contracts.requesting import RequestContract
 from amends.testing.contracts.upkeep import (
@@ -41,6 +42,7 @@ __all__ = ["BrokerContract", "BrokerFeatures"]
 class BrokerContract(
     DeliveryContract,
     ConsumerContract,
+    OwnershipContract,
     ReplyContract,
     RequestContract,
     DelayContract,

@@ -16,7 +16,8 @@ from datetime import timedelta
 from uuid import UUID
 
 from amends.broker.commit import Committer, TurnCommit
-from amends.broker.port import Broker, Consumer, DeadLetter, Delivery, Message, QueueDepth
+from amends.broker.merged import merged
+from amends.broker.port import Broker, Consumer, DeadLetter, Delivery, Message, Process, QueueDepth
 from amends.domain.clock import Clock
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import START, Position, StreamName
@@ -267,6 +268,10 @@ class FaultyBroker:
         consumer = self._broker.consume(queue, limit=limit)
         return FaultyConsumer(consumer, self._broker, self._faults)
 
+    def own(self, queues: Sequence[str], *, limit: int) -> Consumer:
+        """See `Broker.own`. All of them, each with faults of its own."""
+        return merged([self.consume(queue, limit=limit) for queue in queues])
+
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.ack`."""
         await self._faults.before("ack", BrokerUnavailable)
@@ -315,6 +320,11 @@ class FaultyBroker:
         """See `Broker.depths`."""
         self._faults.points.check_alive()
         return await self._broker.depths()
+
+    async def processes(self) -> list[Process]:
+        """See `Broker.processes`."""
+        self._faults.points.check_alive()
+        return await self._broker.processes()
 
     async def close(self) -> None:
         """See `Broker.close`. The dead close nothing."""

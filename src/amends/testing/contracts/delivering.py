@@ -15,7 +15,6 @@ from amends.testing.contracts.broker_base import (
     OTHER_QUEUE,
     BrokerContractBase,
     consuming,
-    depth_of,
     drain,
     messages_of,
     receive,
@@ -212,23 +211,27 @@ class ConsumerContract(BrokerContractBase):
     ) -> None:
         messages = new_messages(queue, 300)
 
-        async def work(consumer: Consumer) -> list[Delivery]:
-            done: list[Delivery] = []
+        done: list[Delivery] = []
+        is_done = asyncio.Event()
+
+        async def work(consumer: Consumer) -> None:
             while portion := await consumer.receive():
-                done += portion
                 await asyncio.sleep(0)
                 await broker.ack(portion)
-            return done
+                done.extend(portion)
+                if len(done) >= len(messages):
+                    is_done.set()
 
         consumers = [broker.consume(queue, limit=limit) for limit in (1, 5, 10, 20)]
         workers = [asyncio.ensure_future(work(consumer)) for consumer in consumers]
         for start in range(0, 300, 30):
             await broker.publish(messages[start : start + 30])
             await asyncio.sleep(0)
-        await soon(_until_empty(broker, queue))
+        await soon(is_done.wait())
         for consumer in consumers:
             await consumer.stop()
-        done = [delivery for worker in workers for delivery in await soon(worker)]
+        await soon(asyncio.gather(*workers))
+        assert await drain(broker, queue) == []
         assert Counter(messages_of(done)) == Counter(messages)
         for consumer in consumers:
             await consumer.close()
@@ -333,8 +336,3 @@ class ConsumerContract(BrokerContractBase):
             assert received + messages_of(await drain(broker, queue)) == [message]
             await consumer.close()
             await drain(broker, queue)
-
-
-async def _until_empty(broker: Broker, queue: str) -> None:
-    while (await depth_of(broker, queue)).ready:  # noqa: ASYNC110 - a broker has no such event
-        await asyncio.sleep(0)
