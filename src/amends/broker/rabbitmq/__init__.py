@@ -1,0 +1,1 @@
+"""The broker port on RabbitMQ. Needs the extra `amends[rabbitmq]`."""
