@@ -23,6 +23,7 @@ from amends.sagas.rounds import Part, RoundTaker
 from amends.sagas.state import InstanceState
 from amends.sagas.step import Outcome, StepState
 from amends.sagas.turn import Inbound, Live, Turn, TurnTaker
+from amends.stores.port import Append
 
 Patch = pytest.MonkeyPatch
 Events = list[e.InputEvent]
@@ -38,15 +39,24 @@ def defect(break_it: Callable[[Patch], None]) -> Callable[[Patch], None]:
 # --- committing
 
 
+def take_steps(patch: Patch, *steps: str) -> None:
+    """Commit in another order than append, publish, acknowledge."""
+
+    async def commit(
+        self: SequentialCommitter, turns: Sequence[TurnCommit]
+    ) -> list[Exception | None]:
+        errors: dict[int, Exception] = {}
+        for step in steps:
+            left = {n: turn for n, turn in enumerate(turns) if n not in errors}
+            errors |= await getattr(self, step)(left)
+        return [errors.get(n) for n in range(len(turns))]
+
+    patch.setattr(SequentialCommitter, "commit", commit)
+
+
 @defect
 def acknowledge_before_append(patch: Patch) -> None:
-    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
-        await self._broker.ack(turn.acknowledge)
-        if turn.append is not None:
-            await self._store.append(turn.append)
-        await self._broker.publish(turn.publish)
-
-    patch.setattr(SequentialCommitter, "commit_one", commit_one)
+    take_steps(patch, "_acknowledge", "_append", "_publish")
 
 
 @defect
@@ -66,48 +76,33 @@ def acknowledge_with_the_first_part_of_a_turn(patch: Patch) -> None:
 
 @defect
 def publish_before_append(patch: Patch) -> None:
-    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
-        await self._broker.publish(turn.publish)
-        if turn.append is not None:
-            await self._store.append(turn.append)
-        await self._broker.ack(turn.acknowledge)
-
-    patch.setattr(SequentialCommitter, "commit_one", commit_one)
+    take_steps(patch, "_publish", "_append", "_acknowledge")
 
 
 @defect
 def acknowledge_before_publish(patch: Patch) -> None:
-    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
-        if turn.append is not None:
-            await self._store.append(turn.append)
-        await self._broker.ack(turn.acknowledge)
-        await self._broker.publish(turn.publish)
-
-    patch.setattr(SequentialCommitter, "commit_one", commit_one)
+    take_steps(patch, "_append", "_acknowledge", "_publish")
 
 
 @defect
 def ignore_wrong_expected_version(patch: Patch) -> None:
-    right = SequentialCommitter.commit_one
+    right = SequentialCommitter._outcome
 
-    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
-        try:
-            await right(self, turn)
-        except WrongExpectedVersion:
-            await right(self, turn._replace(append=None))
+    async def outcome(self: SequentialCommitter, append: Append) -> Exception | None:
+        error = await right(self, append)
+        return None if isinstance(error, WrongExpectedVersion) else error
 
-    patch.setattr(SequentialCommitter, "commit_one", commit_one)
+    patch.setattr(SequentialCommitter, "_outcome", outcome)
 
 
 @defect
 def no_fence_between_engines(patch: Patch) -> None:
-    right = SequentialCommitter.commit_one
+    right = SequentialCommitter._outcome
 
-    async def commit_one(self: SequentialCommitter, turn: TurnCommit) -> None:
-        append = turn.append and turn.append._replace(expected=ANY)
-        await right(self, turn._replace(append=append))
+    async def outcome(self: SequentialCommitter, append: Append) -> Exception | None:
+        return await right(self, append._replace(expected=ANY))
 
-    patch.setattr(SequentialCommitter, "commit_one", commit_one)
+    patch.setattr(SequentialCommitter, "_outcome", outcome)
 
 
 @defect

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from amends.broker.port import Broker, Delivery, Message
+from amends.errors import UsageError
 from amends.stores.port import Append, EventStore
 
 
@@ -32,9 +33,16 @@ class Committer(Protocol):
 
         What went wrong with each turn is returned in their order, None for what succeeded:
         whatever its append raised, and then nothing of it was published or acknowledged; or,
-        after its append, BrokerUnavailable, and then its deliveries come again.
+        after its append, what its publishing or acknowledging raised (BrokerUnavailable,
+        BrokerClosed, UsageError for a message that cannot be published), and then its deliveries
+        come again.
         """
         ...
+
+
+#: Turns of a round, or what went wrong with them, by their number in it.
+_Turns: TypeAlias = dict[int, TurnCommit]
+_Errors: TypeAlias = dict[int, Exception]
 
 
 class SequentialCommitter:
@@ -45,21 +53,58 @@ class SequentialCommitter:
         self._broker = broker
 
     async def commit(self, turns: Sequence[TurnCommit]) -> list[Exception | None]:
-        """See `Committer.commit`. The turns do not wait for one another."""
-        return await asyncio.gather(*map(self._outcome, turns))
+        """See `Committer.commit`. All turns take each step together, and those that fail in one
+        take no other.
 
-    async def _outcome(self, turn: TurnCommit) -> Exception | None:
+        When the broker cannot be reached, this fails whichever turn had something for it; a message
+        that cannot be published fails its own turn only.
+        """
+        errors: _Errors = {}
+        for step in (self._append, self._publish, self._acknowledge):
+            errors |= await step({n: turn for n, turn in enumerate(turns) if n not in errors})
+        return [errors.get(n) for n in range(len(turns))]
+
+    async def _append(self, turns: _Turns) -> _Errors:
+        appends = {n: turn.append for n, turn in turns.items() if turn.append is not None}
+        outcomes = await asyncio.gather(*map(self._outcome, appends.values()))
+        return {n: error for n, error in zip(appends, outcomes, strict=True) if error is not None}
+
+    async def _outcome(self, append: Append) -> Exception | None:
         try:
-            await self.commit_one(turn)
+            await self._store.append(append)
         except Exception as error:
             return error
         return None
 
-    async def commit_one(self, turn: TurnCommit) -> None:
-        """Append, then publish, then acknowledge."""
-        if turn.append is not None:
-            await self._store.append(turn.append)
-        if turn.publish:
-            await self._broker.publish(turn.publish)
-        if turn.acknowledge:
-            await self._broker.ack(turn.acknowledge)
+    async def _publish(self, turns: _Turns) -> _Errors:
+        publishing = {n: turn for n, turn in turns.items() if turn.publish}
+        if not publishing:
+            return {}
+        try:
+            await self._broker.publish(
+                [message for turn in publishing.values() for message in turn.publish]
+            )
+        except UsageError as error:
+            if len(publishing) == 1:
+                return dict.fromkeys(publishing, error)
+        except Exception as error:
+            return dict.fromkeys(publishing, error)
+        else:
+            return {}
+        # The message is wrong, and not the broker: find out whose it is. Others may go out twice.
+        errors: _Errors = {}
+        for n, turn in publishing.items():
+            errors |= await self._publish({n: turn})
+        return errors
+
+    async def _acknowledge(self, turns: _Turns) -> _Errors:
+        acknowledging = {n: turn for n, turn in turns.items() if turn.acknowledge}
+        if not acknowledging:
+            return {}
+        try:
+            await self._broker.ack(
+                [delivery for turn in acknowledging.values() for delivery in turn.acknowledge]
+            )
+        except Exception as error:
+            return dict.fromkeys(acknowledging, error)
+        return {}

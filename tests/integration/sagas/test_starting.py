@@ -81,11 +81,12 @@ async def test_concurrent_starts_with_different_inputs_agree_on_one() -> None:
     async with Harness(app) as harness:
         starts = (harness.start(one, Order(n=n), id="x") for n in range(50))
         outcomes = await asyncio.gather(*starts, return_exceptions=True)
-        won = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, Handle)]
+        won = {n: outcome for n, outcome in enumerate(outcomes) if isinstance(outcome, Handle)}
         lost = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, StartConflict)]
-        assert len(won) == 1
         assert len(lost) == 49
-        assert world.did == [f"a {won[0]}"]
+        ((n, handle),) = won.items()
+        assert await handle.result() == Receipt(text=f"a{n}")
+        assert world.did == [f"a {n}"]
 
 
 async def test_a_start_that_somebody_else_overtakes_at_any_moment_is_confirmed() -> None:

@@ -12,7 +12,7 @@ import pytest
 from amends.broker.commit import Committer, TurnCommit
 from amends.broker.port import Broker
 from amends.domain.ids import NO_STREAM, ExpectedVersion, StreamName
-from amends.errors import StoreClosed, UsageError, WrongExpectedVersion
+from amends.errors import BrokerClosed, StoreClosed, UsageError, WrongExpectedVersion
 from amends.stores.port import Append, EventStore
 from amends.testing.clock import ManualClock
 from amends.testing.contracts.broker_base import (
@@ -150,6 +150,26 @@ class CommitContract(CommitterContractBase):
                 await commit(committer, TurnCommit(None, [new_message("nowhere")], deliveries))
         assert messages_of(await drain(broker, QUEUE)) == [cause]
 
+    async def test_a_message_to_nowhere_fails_its_own_turn_only(self, engine: Engine) -> None:
+        store, broker, committer = engine
+        messages = [*new_messages(OTHER_QUEUE, 2), new_message("nowhere")]
+        streams = [StreamName.of("saga.transfer", str(n)) for n in range(3)]
+        await broker.publish(new_messages(QUEUE, 3))
+        async with consuming(broker, QUEUE) as consumer:
+            deliveries = await receive(consumer, 3)
+            turns = [
+                TurnCommit(Append(stream, new_events(1), NO_STREAM), [message], [delivery])
+                for stream, message, delivery in zip(streams, messages, deliveries, strict=True)
+            ]
+            outcomes = await committer.commit([turns[0], turns[2], turns[1]])
+        assert isinstance(outcomes[1], UsageError)
+        assert [outcomes[0], outcomes[2]] == [None, None]
+        for stream in streams[:2]:
+            assert len(await store.read(stream)) == 1
+        # A broker that has to find out which message it was may publish the others again.
+        assert set(messages_of(await drain(broker, OTHER_QUEUE))) == set(messages[:2])
+        assert messages_of(await drain(broker, QUEUE)) == [deliveries[2].message]
+
     async def test_delays_and_consumers_wait_alike(
         self, engine: Engine, clock: ManualClock
     ) -> None:
@@ -219,6 +239,18 @@ class RaceContract(CommitterContractBase):
         published = {message.id for message in messages_of(await drain(broker, OTHER_QUEUE))}
         assert published == {message.id for n, message in enumerate(messages) if n % 4}
 
+    async def test_turns_that_are_committed_together_publish_in_their_order(
+        self, engine: Engine
+    ) -> None:
+        _, broker, committer = engine
+        messages = new_messages(OTHER_QUEUE, 30)
+        turns = [TurnCommit(None, messages[n : n + 3], []) for n in range(0, 30, 3)]
+        assert await committer.commit(turns) == [None] * 10
+        assert messages_of(await drain(broker, OTHER_QUEUE)) == messages
+
+    async def test_no_turns_are_nothing(self, engine: Engine) -> None:
+        assert await engine.committer.commit([]) == []
+
     async def test_turns_of_one_stream_follow_each_other(self, engine: Engine) -> None:
         store, broker, committer = engine
         messages = new_messages(OTHER_QUEUE, 30)
@@ -236,3 +268,9 @@ class RaceContract(CommitterContractBase):
                 committer,
                 TurnCommit(Append(STREAM, new_events(1), NO_STREAM), [new_message(QUEUE)], []),
             )
+
+    async def test_nothing_is_committed_to_a_closed_broker(self, engine: Engine) -> None:
+        _, broker, committer = engine
+        await broker.close()
+        with pytest.raises(BrokerClosed):
+            await commit(committer, TurnCommit(None, [new_message(QUEUE)], []))
