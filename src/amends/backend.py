@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Final
 
 from amends.broker.commit import Committer, SequentialCommitter
 from amends.broker.memory import MemoryBroker
@@ -14,6 +16,8 @@ from amends.errors import UsageError
 from amends.settings import Settings, shown
 from amends.stores.memory import MemoryStore
 from amends.stores.port import EventStore
+
+_MEMORY: Final = "memory://"
 
 
 @dataclass(frozen=True)
@@ -32,29 +36,43 @@ async def open_backend(
 ) -> AsyncIterator[Backend]:
     """Open what the settings name, and close it at the end.
 
-    `engine` says whether an engine will run on it: on an embedded file there can be one.
+    `engine` says whether an engine will run on it: on an embedded file there can be one, over a
+    broker that processes share there can be many.
 
-    Raises UsageError for settings that name nothing we have, EngineAlreadyRunning, and what the
-    store raises when it cannot be opened.
+    Raises UsageError for settings that name nothing we have, EngineAlreadyRunning, BrokerUnavailable,
+    and what the store raises when it cannot be opened.
     """
     clock = clock or SystemClock()
-    if settings.broker == "embedded" and settings.partitions != 1:
+    if not settings.is_embedded:
+        opening = _open_apart(settings, clock)
+    elif settings.partitions != 1:
         raise UsageError(
             f"AMENDS_PARTITIONS={settings.partitions}: the embedded broker has one engine, and so "
             "one inbox. Nothing was opened. Leave it at 1"
         )
-    if settings.store == "memory://" and settings.broker == "embedded":
-        backend = memory_backend(clock)
-        try:
-            yield backend
-        finally:
-            await backend.broker.close()
-            await backend.store.close()
-        return
-    if settings.broker != "embedded":
-        raise UsageError(
-            f"AMENDS_BROKER={shown(settings.broker)}: this version has the embedded broker only"
-        )
+    elif settings.store == _MEMORY:
+        opening = _open_memory(clock)
+    else:
+        opening = _open_embedded(settings, clock, engine=engine)
+    async with opening as backend:
+        yield backend
+
+
+@asynccontextmanager
+async def _open_memory(clock: Clock) -> AsyncIterator[Backend]:
+    backend = memory_backend(clock)
+    try:
+        yield backend
+    finally:
+        await backend.broker.close()
+        await backend.store.close()
+
+
+@asynccontextmanager
+async def _open_embedded(
+    settings: Settings, clock: Clock, *, engine: bool
+) -> AsyncIterator[Backend]:
+    """Store and broker in one file, and a turn in one transaction."""
     # Imported here: whoever runs on other adapters need not have SQLite.
     from amends.broker.embedded import EmbeddedBroker  # noqa: PLC0415
     from amends.stores.sqlite import SqliteDatabase, SqliteStore  # noqa: PLC0415
@@ -74,6 +92,50 @@ async def open_backend(
             await store.close()
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def _open_apart(settings: Settings, clock: Clock) -> AsyncIterator[Backend]:
+    """A store and a broker that know nothing of each other."""
+    # The broker first: when it cannot be used, no file is made for nothing.
+    broker = await _open_broker(settings, clock)
+    try:
+        store = await _open_store(settings, clock)
+        try:
+            yield Backend(store, broker, SequentialCommitter(store, broker), clock)
+        finally:
+            await store.close()
+    finally:
+        await broker.close()
+
+
+async def _open_broker(settings: Settings, clock: Clock) -> Broker:
+    if not settings.broker.startswith(("amqp://", "amqps://")):
+        raise UsageError(
+            f"AMENDS_BROKER={shown(settings.broker)}: use embedded, or amqp://… or amqps://… for "
+            "RabbitMQ. Nothing was opened"
+        )
+    try:
+        adapter = import_module("amends.broker.rabbitmq.broker")
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"AMENDS_BROKER={shown(settings.broker)} needs a client of RabbitMQ, and "
+            f"{error.name!r} is not installed. Nothing was opened. Install it with: "
+            "pip install 'amends[rabbitmq]'"
+        ) from error
+    broker: Broker = await adapter.RabbitBroker.open(settings, clock)
+    return broker
+
+
+async def _open_store(settings: Settings, clock: Clock) -> EventStore:
+    if settings.store == _MEMORY:
+        return MemoryStore(clock)
+    from amends.stores.sqlite import SqliteDatabase, SqliteStore  # noqa: PLC0415
+
+    database = await SqliteDatabase.open(
+        settings.sqlite_path, clock=clock, busy_timeout_s=settings.busy_timeout_s
+    )
+    return SqliteStore(database)
 
 
 def memory_backend(clock: Clock) -> Backend:

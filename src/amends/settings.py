@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from amends.errors import InvalidSettings, UsageError
@@ -15,6 +16,13 @@ from amends.errors import InvalidSettings, UsageError
 _PREFIX: Final = "AMENDS_"
 #: Of a wrong value in an error message.
 _VALUE_CHARS_MAX: Final = 100
+_EMBEDDED: Final = "embedded"
+#: Inboxes of a broker that several processes share, unless it is told otherwise.
+_PARTITIONS_SHARED: Final = 8
+
+
+def _usual_partitions(known: dict[str, Any]) -> int:
+    return 1 if known["broker"] == _EMBEDDED else _PARTITIONS_SHARED
 
 
 class Settings(BaseSettings):
@@ -29,12 +37,43 @@ class Settings(BaseSettings):
     store: str = "sqlite:///amends.db"
     """`sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory://` for tests."""
 
-    broker: str = "embedded"
-    """`embedded`: in the store's own file."""
+    broker: str = _EMBEDDED
+    """`embedded`: in the store's own file, with one engine. Or RabbitMQ, for several processes:
+    `amqp://user:password@host:5672/vhost`, or `amqps://…`; several nodes of one cluster with
+    commas between them.
+    """
 
-    partitions: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Inboxes, for brokers that spread over processes; with the embedded broker there is one.
-    Fixed for the life of a deployment's data.
+    broker_prefix: str = "amends"
+    """With what the names begin of all that is declared in RabbitMQ, so that several deployments
+    can share it. Fixed for the life of a deployment's data.
+    """
+
+    broker_user: str | None = None
+    """Who logs in to RabbitMQ, instead of who stands in the address."""
+
+    broker_password: SecretStr | None = None
+    """The password that goes with the user; never shown."""
+
+    broker_ca_file: str | None = None
+    """The certificates (PEM) that RabbitMQ's must be signed by; by default the system's."""
+
+    broker_cert_file: str | None = None
+    """This client's own certificate (PEM), where RabbitMQ asks for one."""
+
+    broker_key_file: str | None = None
+    """The key of that certificate, unless it stands in the same file."""
+
+    broker_heartbeat_s: Annotated[int, Field(ge=5, le=300)] = 10
+    """A connection on which nothing came for twice as long is taken for dead."""
+
+    publish_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """How long one publish may take, however often the connection is made anew meanwhile, until
+    it fails with BrokerUnavailable. What fails so is published again later.
+    """
+
+    partitions: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_usual_partitions)
+    """Inboxes, over which the orchestrators of several processes spread. The embedded broker has
+    one; RabbitMQ, 8 by default. Fixed for the life of a deployment's data.
     """
 
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 100
@@ -78,6 +117,8 @@ class Settings(BaseSettings):
             return handler(values)
         except ValidationError as error:
             faults = error.errors(include_url=False)
+        # One default is taken from another field: when that is wrong, it is not wrong as well.
+        faults = [fault for fault in faults if fault["type"] != "default_factory_not_called"]
         told = "; ".join(cls._fault(fault["loc"], fault["msg"], fault["input"]) for fault in faults)
         raise InvalidSettings(f"the settings cannot be: {told}. Nothing was opened")
 
@@ -89,7 +130,9 @@ class Settings(BaseSettings):
             return f"{name!r} is none of them; there are {known}"
         if not what.startswith("Input"):  # of one kind pydantic says what it tried instead
             what = "Input should be an integer of fewer digits"
-        return f"{_PREFIX}{name.upper()}={shown(value)}: {what.replace('Input', 'it', 1)}"
+        secret = cls.model_fields[name].annotation == SecretStr | None
+        value = "***" if secret else shown(value)
+        return f"{_PREFIX}{name.upper()}={value}: {what.replace('Input', 'it', 1)}"
 
     @classmethod
     def of(cls, where: str | Path | Settings | None) -> Settings:
@@ -102,6 +145,18 @@ class Settings(BaseSettings):
             return cls()
         text = str(where)
         return cls(store=text if "://" in text else f"sqlite:///{text}")
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Settings end up in logs and tracebacks: addresses without what may be passwords."""
+        for name, value in super().__repr_args__():
+            yield name, redacted(value) if name in ("store", "broker") else value
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the broker is the store's own file (or memory): then there is one engine, in one
+        process.
+        """
+        return self.broker == _EMBEDDED
 
     @property
     def retention(self) -> timedelta | None:
@@ -123,7 +178,15 @@ class Settings(BaseSettings):
 def shown(value: object) -> str:
     """A value in an error message: short, and without what may be a password in an address."""
     try:
-        text = re.sub(r"://.*@", "://***@", repr(value))
+        text = redacted(repr(value))
     except Exception:  # an integer of too many digits, or an object of somebody's own
         text = f"a {type(value).__name__}"
     return text if len(text) <= _VALUE_CHARS_MAX else f"{text[:_VALUE_CHARS_MAX]}…"
+
+
+def redacted(address: str) -> str:
+    """An address, or several with commas between them, without what may be passwords."""
+    several = re.split(r"(?=,\s*\w+://)", address)
+    if not all("@" in one for one in several):
+        several = [address]  # a comma may be part of a password: rather hide a host, too
+    return "".join(re.sub(r"://.*@", "://***@", one, flags=re.DOTALL) for one in several)

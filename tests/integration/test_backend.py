@@ -1,14 +1,29 @@
-"""The composition root: what it refuses to open."""
+"""The composition root: what it opens, and what it refuses to open."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amends import App, Settings, UsageError
+from amends.backend import open_backend
+from amends.broker.commit import SequentialCommitter
+from amends.errors import BrokerClosed, NotAnAmendsStore, StoreClosed
+from tests.integration.apart import ADDRESS, BrokerApart, apart
+
+__all__ = ["apart"]
+
+
+def put(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def is_empty(directory: Path) -> bool:
+    return not list(directory.iterdir())
 
 
 @pytest.mark.parametrize("how", [App.run, App.client])
@@ -22,4 +37,67 @@ def test_an_embedded_file_has_one_inbox(tmp_path: Path, how: Any) -> None:
 
     with pytest.raises(UsageError, match="AMENDS_PARTITIONS=3"):
         asyncio.run(opens())
-    assert list(tmp_path.iterdir()) == []
+    assert is_empty(tmp_path)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(store=f"sqlite:///{tmp_path / 'a.db'}", broker=ADDRESS)
+
+
+async def test_a_broker_apart_is_opened_and_closed_beside_its_store(
+    apart: BrokerApart, settings: Settings
+) -> None:
+    async with open_backend(settings, engine=True) as backend:
+        assert backend.broker is apart.opened[0]
+        assert isinstance(backend.committer, SequentialCommitter)
+        assert await backend.store.end() == -1
+    with pytest.raises(BrokerClosed):
+        await backend.broker.depths()
+    with pytest.raises(StoreClosed):
+        await backend.store.end()
+
+
+async def test_over_a_broker_apart_many_engines_share_a_file(
+    apart: BrokerApart, settings: Settings
+) -> None:
+    async with open_backend(settings, engine=True), open_backend(settings, engine=True):
+        assert len(apart.opened) == 2
+
+
+async def test_a_store_in_memory_goes_with_it(apart: BrokerApart) -> None:
+    settings = Settings(store="memory://", broker=ADDRESS)
+    async with open_backend(settings, engine=True) as backend:
+        assert await backend.store.end() == -1
+
+
+async def test_a_broker_is_closed_when_its_store_cannot_be_opened(
+    apart: BrokerApart, settings: Settings, tmp_path: Path
+) -> None:
+    put(tmp_path / "a.db", "not a database" * 100)
+    with pytest.raises(NotAnAmendsStore):
+        async with open_backend(settings, engine=True):
+            pass
+    with pytest.raises(BrokerClosed):
+        await apart.opened[0].depths()
+
+
+async def test_an_unknown_kind_of_broker_is_refused_before_a_file_is_made(tmp_path: Path) -> None:
+    settings = Settings(store=f"sqlite:///{tmp_path / 'a.db'}", broker="kafka://me:hunter2@host")
+    with pytest.raises(
+        UsageError, match=r"AMENDS_BROKER='kafka://\*\*\*@host': use embedded, or amqp"
+    ):
+        async with open_backend(settings, engine=True):
+            pass
+    assert is_empty(tmp_path)
+
+
+async def test_without_its_client_rabbitmq_is_refused_before_a_file_is_made(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "amends.broker.rabbitmq.broker", None)
+    with pytest.raises(UsageError, match=r"pip install 'amends\[rabbitmq\]'") as refused:
+        async with open_backend(settings, engine=True):
+            pass
+    assert "secret" not in str(refused.value)
+    assert is_empty(tmp_path)

@@ -15,12 +15,19 @@ from unittest.mock import patch
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from amends import App, Settings, UsageError
 from amends.errors import InvalidSettings
+from amends.settings import redacted
 
 FIELDS = list(Settings.model_fields)
-NUMBERS = [name for name in FIELDS if name not in ("store", "broker", "calm_gc")]
+#: Each of them is checked by the broker that it is for.
+OF_A_BROKER = [
+    "broker_prefix", "broker_user", "broker_password",
+    "broker_ca_file", "broker_cert_file", "broker_key_file",
+]  # fmt: skip
+NUMBERS = [name for name in FIELDS if name not in ("store", "broker", "calm_gc", *OF_A_BROKER)]
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -41,7 +48,8 @@ def check(taken: Settings) -> None:
         assert value is None or 0 <= value <= 1e9, (name, value)
     assert 1 <= taken.partitions <= 1024
     assert min(taken.concurrency, taken.inbox_limit) >= 1
-    assert taken.busy_timeout_s > 0
+    assert min(taken.busy_timeout_s, taken.publish_timeout_s) > 0
+    assert 5 <= taken.broker_heartbeat_s <= 300
     assert (
         timedelta(seconds=taken.cache_wait_s_per_event) * 10**7 >= timedelta()
     )  # with a huge journal
@@ -74,7 +82,7 @@ def test_in_the_environment_too(name: str, value: str) -> None:
     variable = f"AMENDS_{name.upper()}"
     with patch.dict(os.environ, {variable: value}):
         told = refusal({})
-    assert not told or f"{variable}={value!r}" in told
+    assert not told or f"{variable}={'***' if name == 'broker_password' else repr(value)}" in told
 
 
 @quick
@@ -102,12 +110,14 @@ def test_the_error_brings_none_of_pydantics_along() -> None:
 
 
 @pytest.mark.parametrize("field", ["store", "broker"])
-async def test_no_error_shows_the_password_of_an_address(field: str) -> None:
+async def test_nothing_shows_the_password_of_an_address(field: str) -> None:
     secret: Any = {field: "amqp://guest:hun@ter/2@host:5672/v"}
-    with pytest.raises(UsageError, match=rf"AMENDS_{field.upper()}='amqp://\*\*\*@host") as caught:
-        async with App().run(Settings(**secret)):
+    given = Settings(**secret)
+    with pytest.raises(UsageError, match=f"AMENDS_{field.upper()}") as caught:
+        async with App().run(given):
             pass
     assert "hun" not in str(caught.value)
+    assert "hun" not in repr(given)
     listed: Any = {field: [secret[field]]}
     with pytest.raises(InvalidSettings) as refused:
         Settings(**listed)
@@ -131,3 +141,42 @@ def test_numbers_without_end_are_cut_short() -> None:
 def test_an_instance_of_a_huge_journal_may_wait_for_as_long_as_can_be_set() -> None:
     assert refusal({"cache_wait_s_per_event": 1e6}) == ""
     assert "AMENDS_CACHE_WAIT_S_PER_EVENT" in refusal({"cache_wait_s_per_event": 1e9})
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("embedded", "embedded"),
+        ("amqp://host", "amqp://host"),
+        ("amqp://me:hunter2@host/v", "amqp://***@host/v"),
+        ("amqp://me:hunter2@a,amqps://me:hunter2@b:1", "amqp://***@a,amqps://***@b:1"),
+        ("amqp://me:hun,ter2@a, amqp://me:hunter2@b", "amqp://***@a, amqp://***@b"),
+        ("amqp://a,amqp://me:hunter2@b", "amqp://***@b"),
+        ("amqp://me:hun,amqp://ter2@b", "amqp://***@b"),
+        ("amqp://me:hun\nter2@b", "amqp://***@b"),
+    ],
+)
+def test_addresses_are_shown_without_what_may_be_passwords(address: str, shown: str) -> None:
+    assert redacted(address) == shown
+
+
+def test_a_password_of_its_own_is_never_shown() -> None:
+    assert "hunter2" not in repr(Settings(broker_password=SecretStr("hunter2")))
+    told = refusal({"broker_password": ["hunter2"], "broker_user": ["me"]})
+    assert "AMENDS_BROKER_PASSWORD=***: it should be a valid string" in told
+    assert "AMENDS_BROKER_USER=['me']" in told
+    assert "hunter2" not in told
+
+
+def test_how_many_inboxes_there_are_depends_on_the_broker() -> None:
+    assert Settings().partitions == 1
+    assert Settings(broker="amqp://host").partitions == 8
+    assert Settings(broker="amqp://host", partitions=3).partitions == 3
+    with patch.dict(os.environ, {"AMENDS_BROKER": "amqp://host"}):
+        assert Settings().partitions == 8
+
+
+def test_a_default_that_depends_on_what_is_wrong_is_not_told_as_wrong() -> None:
+    told = refusal({"broker": 1})
+    assert "AMENDS_BROKER=1: it should be a valid string" in told
+    assert "PARTITIONS" not in told
