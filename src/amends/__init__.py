@@ -30,6 +30,7 @@ from amends.sagas.definition import Saga, saga
 from amends.sagas.signals import Signal
 from amends.settings import Settings
 from amends.stores.repository import Repository
+from amends.worker import Worker
 
 __all__ = [
     "Activity",
@@ -59,6 +60,7 @@ __all__ = [
     "StepUnknown",
     "Undo",
     "UsageError",
+    "Worker",
     "activity",
     "activity_context",
     "aggregates",

@@ -10,14 +10,14 @@ from typing import Any
 
 from amends.activities.definition import Activity
 from amends.backend import open_backend
-from amends.broker.topology import command_queue, inbox_queue
+from amends.broker.topology import all_queues
 from amends.client import Client
 from amends.domain.clock import Clock
 from amends.domain.events import StepKind
-from amends.errors import DefinitionError
+from amends.errors import DefinitionError, NotRegistered, UsageError
 from amends.sagas.definition import Saga
 from amends.settings import Settings
-from amends.worker import Engine
+from amends.worker import Engine, Worker
 
 
 class App:
@@ -61,22 +61,46 @@ class App:
         """The activity queues, by name."""
         return tuple(sorted({activity.queue for activity in self.activities.values()}))
 
+    def queues_named(self, names: Iterable[str] | None) -> tuple[str, ...]:
+        """The activity queues of these names; all for None. Raises UsageError for others."""
+        if names is None:
+            return self.queues
+        if isinstance(names, str):
+            raise UsageError(f"queues={names!r} is one text; write queues=[{names!r}]")
+        wanted = tuple(dict.fromkeys(names))
+        if unknown := [name for name in wanted if name not in self.queues]:
+            raise NotRegistered(
+                f"no activity has the queue {', '.join(map(repr, unknown))}; there are: "
+                f"{', '.join(self.queues) or 'none'}. Nothing was opened"
+            )
+        return wanted
+
     @asynccontextmanager
     async def run(
-        self, where: str | Path | Settings | None = None, *, clock: Clock | None = None
+        self,
+        where: str | Path | Settings | None = None,
+        *,
+        clock: Clock | None = None,
+        queues: Iterable[str] | None = None,
     ) -> AsyncIterator[Client]:
         """Run the engine in this process, and give a client to talk to it.
 
         `where` is a file for the embedded store, a store's address, or whole settings; default:
-        the environment's (`AMENDS_STORE`, …). Leaving it stops gracefully.
+        the environment's (`AMENDS_STORE`, …). Where processes share a broker, `queues` are the
+        activity queues that are consumed here, none for (); others see to the rest, by `work`.
+        Leaving it stops gracefully.
 
-        Raises EngineAlreadyRunning, and what the store raises when it cannot be opened.
+        Raises EngineAlreadyRunning, what store and broker raise when they cannot be opened, and
+        UsageError for `queues` that there are not, or on the embedded broker.
         """
         settings = Settings.of(where)
+        if queues is not None:
+            _check_shared(settings)
+        consumed = self.queues_named(queues)
         async with (
             open_backend(settings, engine=True, clock=clock) as backend,
             Client(self, backend, settings) as client,
-            Engine(self, backend, settings) as engine,
+            Engine(self, backend, settings, queues=consumed) as engine,
         ):
             watching = asyncio.create_task(client.watch_engine(engine))
             try:
@@ -86,15 +110,40 @@ class App:
                 await asyncio.gather(watching, return_exceptions=True)
 
     @asynccontextmanager
+    async def work(
+        self,
+        where: str | Path | Settings | None = None,
+        *,
+        queues: Iterable[str] | None = None,
+        clock: Clock | None = None,
+    ) -> AsyncIterator[Worker]:
+        """Consume activity queues in this process, all or some, for sagas that others run.
+
+        For brokers that processes share. `where` is as in `run`. Leaving it stops gracefully: what
+        runs may finish within the grace time, the rest is handed back.
+
+        Raises UsageError for queues that there are not, for none, and on the embedded broker;
+        and what store and broker raise when they cannot be opened.
+        """
+        settings = Settings.of(where)
+        _check_shared(settings)
+        consumed = self.queues_named(queues)
+        if not consumed:
+            raise UsageError("there is no activity queue to consume. Nothing was opened")
+        async with (
+            open_backend(settings, engine=True, clock=clock) as backend,
+            Engine(self, backend, settings, orchestrates=False, queues=consumed) as engine,
+        ):
+            yield Worker(engine)
+
+    @asynccontextmanager
     async def client(
         self, where: str | Path | Settings | None = None, *, clock: Clock | None = None
     ) -> AsyncIterator[Client]:
         """A client alone: it starts, signals and looks at sagas that an engine elsewhere runs."""
         settings = Settings.of(where)
         async with open_backend(settings, engine=False, clock=clock) as backend:
-            inboxes = [inbox_queue(number) for number in range(settings.partitions)]
-            commands = [command_queue(queue) for queue in self.queues]
-            await backend.broker.declare([*inboxes, *commands])
+            await backend.broker.declare(all_queues(self.queues, settings.partitions))
             async with Client(self, backend, settings) as client:
                 yield client
 
@@ -117,3 +166,13 @@ class App:
                 f"two of the name {definition.name!r}: each {what} needs a name of its own, "
                 f"because journals refer to it; give one of them name=…"
             )
+
+
+def _check_shared(settings: Settings) -> None:
+    """Raise UsageError where processes cannot share the work."""
+    if settings.is_embedded:
+        raise UsageError(
+            "the embedded broker has one engine, in one process, which runs all sagas and consumes "
+            "all queues. Nothing was opened. Use app.run() without queues=; or several processes, "
+            "on RabbitMQ: AMENDS_BROKER=amqp://…"
+        )

@@ -1,10 +1,13 @@
-"""The engine of one process: an orchestrator and the consumers of the application's queues."""
+"""The engine of one process: an orchestrator and the consumers of the application's queues, or
+some of these.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from amends.activities.aggregates import Repositories
 from amends.activities.consumer import ActivityConsumer
 from amends.backend import Backend
-from amends.broker.topology import command_queue, inbox_queue
+from amends.broker.topology import all_queues
 from amends.sagas.cache import LiveCache
 from amends.sagas.orchestrator import Orchestrator
 from amends.sagas.retention import Retention
@@ -68,15 +71,44 @@ class CalmGarbageCollector:
 class Engine:
     """Runs an application's sagas and activities: `async with Engine(app, backend, settings):`.
 
+    Where processes share a broker it may run a part of them: the consumers of some `queues` only
+    (by default of all, of none for ()), and, unless it `orchestrates`, no sagas.
+
     Leaving it is the graceful stop: no new work is taken, what runs may finish within the grace
     time, and what does not finish is handed back and run again later.
     """
 
-    def __init__(self, app: App, backend: Backend, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: App,
+        backend: Backend,
+        settings: Settings,
+        *,
+        orchestrates: bool = True,
+        queues: Sequence[str] | None = None,
+    ) -> None:
+        self._app = app
         self._backend = backend
         self._settings = settings
-        self._queues = app.queues
-        self._orchestrator = Orchestrator(
+        self.queues = app.queues if queues is None else tuple(queues)
+        self._orchestrator: Orchestrator | None = None
+        self._retention: Retention | None = None
+        if orchestrates:
+            self._orchestrator = self._make_orchestrator()
+            if settings.retention is not None:
+                self._retention = Retention(backend.store, backend.clock, settings.retention)
+        repositories = Repositories(backend.store)
+        self._consumers = [self._make_consumer(queue, repositories) for queue in self.queues]
+        self._orchestrating: list[asyncio.Task[None]] = []
+        self._consuming: list[asyncio.Task[None]] = []
+        self._retaining: list[asyncio.Task[None]] = []
+        self._collector: AbstractContextManager[None] = (
+            CalmGarbageCollector() if settings.calm_gc else nullcontext()
+        )
+
+    def _make_orchestrator(self) -> Orchestrator:
+        app, backend, settings = self._app, self._backend, self._settings
+        return Orchestrator(
             sagas=app.sagas,
             activities=app.activities,
             store=backend.store,
@@ -90,36 +122,26 @@ class Engine:
                 wait_s_per_event=settings.cache_wait_s_per_event,
             ),
         )
-        repositories = Repositories(backend.store)
-        self._consumers = [
-            ActivityConsumer(
-                queue=queue,
-                activities=app.activities,
-                broker=backend.broker,
-                clock=backend.clock,
-                repositories=repositories,
-                partitions=settings.partitions,
-                concurrency=app.concurrency.get(queue, settings.concurrency),
-            )
-            for queue in app.queues
-        ]
-        self._retention: Retention | None = None
-        if settings.retention is not None:
-            self._retention = Retention(backend.store, backend.clock, settings.retention)
-        self._retaining: list[asyncio.Task[None]] = []
-        self._consuming: list[asyncio.Task[None]] = []
-        self._orchestrating: asyncio.Task[None] | None = None
-        self._collector: AbstractContextManager[None] = (
-            CalmGarbageCollector() if settings.calm_gc else nullcontext()
+
+    def _make_consumer(self, queue: str, repositories: Repositories) -> ActivityConsumer:
+        app, backend, settings = self._app, self._backend, self._settings
+        return ActivityConsumer(
+            queue=queue,
+            activities=app.activities,
+            broker=backend.broker,
+            clock=backend.clock,
+            repositories=repositories,
+            partitions=settings.partitions,
+            concurrency=app.concurrency.get(queue, settings.concurrency),
         )
 
     async def __aenter__(self) -> Engine:
-        inboxes = [inbox_queue(number) for number in range(self._settings.partitions)]
-        await self._backend.broker.declare(
-            [*inboxes, *(command_queue(queue) for queue in self._queues)]
-        )
+        # All of them, also those that others consume: who comes first may publish there.
+        queues = all_queues(self._app.queues, self._settings.partitions)
+        await self._backend.broker.declare(queues)
         self._collector.__enter__()
-        self._orchestrating = asyncio.create_task(self._orchestrator.run())
+        if self._orchestrator is not None:
+            self._orchestrating = [asyncio.create_task(self._orchestrator.run())]
         self._consuming = [asyncio.create_task(consumer.run()) for consumer in self._consumers]
         if self._retention is not None:
             self._retaining = [asyncio.create_task(self._retention.run())]
@@ -128,7 +150,11 @@ class Engine:
         except BaseException as error:  # or else it would run on, with nobody to stop it
             await self.__aexit__(type(error), error, None)
             raise
-        log.info("engine_started", queues=list(self._queues))
+        log.info(
+            "engine_started",
+            queues=list(self.queues),
+            orchestrates=self._orchestrator is not None,
+        )
         return self
 
     async def __aexit__(
@@ -137,34 +163,50 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._orchestrating is not None
         try:
             if kind is None:
                 await self._stop_gracefully()
-            everything = [self._orchestrating, *self._consuming, *self._retaining]
-            for task in everything:
+            for task in self._parts():
                 task.cancel()
-            await asyncio.gather(*everything, return_exceptions=True)
+            await asyncio.gather(*self._parts(), return_exceptions=True)
         finally:
             self._collector.__exit__(None, None, None)
         log.info("engine_stopped")
 
+    def _parts(self) -> list[asyncio.Task[None]]:
+        return [*self._orchestrating, *self._consuming, *self._retaining]
+
     async def failed(self) -> None:
         """Return or raise when a part of the engine ends by itself, which it should not."""
-        assert self._orchestrating is not None
-        parts = [self._orchestrating, *self._consuming, *self._retaining]
-        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(self._parts(), return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
 
     async def _stop_gracefully(self) -> None:
-        """Consumers first, so that the orchestrator can still take their reports."""
-        assert self._orchestrating is not None
+        """Consumers first, so that an orchestrator here can still take their reports."""
         for consumer in self._consumers:
             await consumer.stop()
         if self._consuming:
             _, late = await asyncio.wait(self._consuming, timeout=self._settings.shutdown_grace_s)
             if late:
                 log.warning("activities_handed_back", queues=len(late))
-        await self._orchestrator.stop()
-        await asyncio.wait([self._orchestrating], timeout=self._settings.shutdown_grace_s)
+        if self._orchestrator is not None:
+            await self._orchestrator.stop()
+            await asyncio.wait(self._orchestrating, timeout=self._settings.shutdown_grace_s)
+
+
+class Worker:
+    """The consumers that run in this process. Made by `App.work`.
+
+    `queues` are the activity queues that they consume.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.queues = engine.queues
+
+    async def failed(self) -> None:
+        """Return or raise when a consumer ends by itself, which it should not: await it to work
+        until then.
+        """
+        await self._engine.failed()

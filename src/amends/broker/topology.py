@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 from zlib import crc32
 
@@ -19,6 +20,11 @@ def inbox_queue(partition: int) -> str:
 def command_queue(queue: str) -> str:
     """The queue that carries the commands of an activity queue."""
     return f"{COMMANDS_PREFIX}{queue}"
+
+
+def all_queues(activity_queues: Iterable[str], partitions: int) -> list[str]:
+    """The queues that an application needs: its inboxes, and those of its commands."""
+    return [*map(inbox_queue, range(partitions)), *map(command_queue, activity_queues)]
 
 
 def partition_of(instance: InstanceId, partitions: int) -> int:

@@ -35,7 +35,7 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from amends.app import App
 from amends.backend import Backend, memory_backend
 from amends.broker.memory import MemoryBroker
-from amends.broker.topology import command_queue, inbox_queue
+from amends.broker.topology import all_queues
 from amends.client import Client
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import JOURNAL_PREFIX, START, InstanceId
@@ -213,10 +213,7 @@ class Simulation:
     async def _open_client(self, cleanup: AsyncExitStack) -> None:
         faults = self._new_faults(replace(self.weather.rates, lose=0.0))
         # An engine that is not there yet could not have declared them.
-        inboxes = [inbox_queue(number) for number in range(self.weather.partitions)]
-        await self._shared.broker.declare(
-            [*inboxes, *(command_queue(queue) for queue in self.app.queues)]
-        )
+        await self._shared.broker.declare(all_queues(self.app.queues, self.weather.partitions))
         backend = replace(self._shared, broker=FaultyBroker(self._shared.broker, faults))
         client = Client(self.app, backend, self._settings)
         self.client = await cleanup.enter_async_context(client)

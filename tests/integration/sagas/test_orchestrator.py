@@ -398,6 +398,7 @@ async def test_an_instance_that_has_ended_leaves_the_cache() -> None:
     async with Harness(app, settings=settings) as harness:
         await harness.run(it, Order(n=1))
         orchestrator = harness.processes[0].engine._orchestrator
+        assert orchestrator is not None
         assert len(orchestrator._cache) == 0
 
 
