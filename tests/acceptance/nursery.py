@@ -18,8 +18,8 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import amends.cli.dev
 import amends.cli.main
+import amends.cli.running
 import tests.acceptance.ledger_app  # noqa: F401 - so that the workers need not
 
 ROOT = Path(__file__).parents[2]

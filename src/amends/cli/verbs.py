@@ -17,7 +17,9 @@ from amends.cli.exits import Group
 
 #: Each verb and its module, in the order of the help.
 MODULES: Final = {
-    "dev": "dev",
+    "dev": "running",
+    "orchestrator": "running",
+    "worker": "running",
     "start": "start",
     "list": "listing",
     "status": "listing",

@@ -38,7 +38,7 @@ def test_with_json_it_says_so_in_one_line_and_logs_json_to_stderr(processes: Beg
     assert [line["event"] for line in logged] == [
         "engine_started", "engine_stopping", "engine_stopped",
     ]  # fmt: skip
-    assert {line["logger"] for line in logged} == {"amends.engine", "amends.dev"}
+    assert {line["logger"] for line in logged} == {"amends.engine", "amends.cli"}
 
 
 def test_the_log_level_is_heeded(processes: Begin) -> None:

@@ -26,6 +26,8 @@ def test_the_help_documents_the_exit_codes(amends: Amends) -> None:
     assert "Exit codes: 0 done; 1 it failed or was refused; 2 wrong usage; 3" in text
     for verb in [
         "dev",
+        "orchestrator",
+        "worker",
         "start",
         "list",
         "status",

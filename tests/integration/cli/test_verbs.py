@@ -36,7 +36,7 @@ def test_a_verb_does_not_import_the_others() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert "'amends.cli.dev'" in ran.stderr
+    assert "'amends.cli.running'" in ran.stderr
     assert not any(
-        f"'amends.cli.{module}'" in ran.stderr for module in {*MODULES.values()} - {"dev"}
+        f"'amends.cli.{module}'" in ran.stderr for module in {*MODULES.values()} - {"running"}
     )
