@@ -116,14 +116,29 @@ async def _open_broker(settings: Settings, clock: Clock) -> Broker:
             "RabbitMQ. Nothing was opened"
         )
     try:
-        adapter = import_module("amends.broker.rabbitmq.broker")
+        adapter = import_module("amends.broker.rabbitmq")
     except ModuleNotFoundError as error:
         raise UsageError(
             f"AMENDS_BROKER={shown(settings.broker)} needs a client of RabbitMQ, and "
             f"{error.name!r} is not installed. Nothing was opened. Install it with: "
             "pip install 'amends[rabbitmq]'"
         ) from error
-    broker: Broker = await adapter.RabbitBroker.open(settings, clock)
+    password = settings.broker_password
+    address = adapter.BrokerAddress.parse(
+        settings.broker,
+        user=settings.broker_user,
+        password=None if password is None else password.get_secret_value(),
+        ca_file=settings.broker_ca_file,
+        cert_file=settings.broker_cert_file,
+        key_file=settings.broker_key_file,
+    )
+    broker: Broker = await adapter.RabbitBroker.open(
+        address,
+        settings.broker_prefix,
+        clock,
+        partitions=settings.partitions,
+        publish_timeout_s=settings.publish_timeout_s,
+    )
     return broker
 
 

@@ -32,6 +32,7 @@ A message says what happened, what it means for the data, and what to do.
     │   └── StoreClosed
     ├── BrokerError
     │   ├── BrokerUnavailable        try again
+    │   │   └── BrokerRefused        … when a person has seen to it: credentials, or a queue's arguments
     │   └── BrokerClosed
     └── InstanceError                what a client is told of one saga instance
         ├── InstanceNotFound
@@ -240,6 +241,12 @@ class BrokerError(AmendsError):
 
 class BrokerUnavailable(BrokerError):
     """The broker cannot be used right now. Publishing again with the same ids is safe."""
+
+
+class BrokerRefused(BrokerUnavailable):
+    """The broker refuses what it is asked for, and will until somebody changes that: credentials,
+    permissions, or what was declared otherwise before. Nothing was published.
+    """
 
 
 class BrokerClosed(BrokerError):

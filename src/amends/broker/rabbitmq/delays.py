@@ -93,6 +93,11 @@ def route(due: datetime, now: datetime, queue: str) -> Route | None:
     return Route(units.bit_length() - 1, f"{bits}.{queue}")
 
 
+def target_of(routing_key: str) -> str:
+    """The queue that the routing key of a delayed message names."""
+    return routing_key[KEY_BYTES:]
+
+
 def is_early(due: datetime | None, now: datetime) -> bool:
     """Whether a message that arrived is not due by far, and has to be parked for the rest.
 

@@ -24,8 +24,9 @@ _DEAD: Final = "dead"
 _MEMBERS: Final = "members"
 _DELAY: Final = "delay"
 _DELIVERY: Final = "delivery"
+_PARTITIONS: Final = "partitions"
 #: First words of what is declared besides the queues.
-_OURS: Final = frozenset({_DEAD, _MEMBERS, _DELAY, _DELIVERY})
+_OURS: Final = frozenset({_DEAD, _MEMBERS, _DELAY, _DELIVERY, _PARTITIONS})
 #: A prefix that went on with one of these could name what belongs to a shorter prefix.
 _NOT_IN_PREFIX: Final = _OURS | {"inbox", "commands"}
 
@@ -65,6 +66,11 @@ class Names:
     def members(self) -> str:
         """The fanout exchange through which processes hear of each other."""
         return f"{self.prefix}.{_MEMBERS}"
+
+    @property
+    def partitions(self) -> str:
+        """The exchange that says how many inboxes there are."""
+        return f"{self.prefix}.{_PARTITIONS}"
 
     def delay(self, level: int) -> str:
         """The topic exchange of a level of delay, and its queue."""

@@ -266,7 +266,8 @@ class DepthContract(BrokerContractBase):
         await broker.declare(["b", "c", "a"])
         nothing = {"ready": 0, "delayed": 0, "dead": 0, "oldest": None}
         listed = [depth for depth in await broker.depths() if len(depth.queue) == 1]
-        assert listed == [QueueDepth(queue=name, **nothing) for name in "abc"]  # type: ignore[arg-type]
+        known = [depth._replace(consumers=None) for depth in listed]
+        assert known == [QueueDepth(queue=name, **nothing) for name in "abc"]  # type: ignore[arg-type]
 
     async def test_a_message_is_counted_once_wherever_it_is(
         self, broker: Broker, queue: str, other_queue: str, clock: ManualClock

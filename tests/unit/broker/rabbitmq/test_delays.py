@@ -18,6 +18,7 @@ from amends.broker.rabbitmq.delays import (
     is_early,
     levels,
     route,
+    target_of,
 )
 from amends.broker.rabbitmq.names import Names
 from amends.sagas import intake
@@ -158,3 +159,10 @@ def test_the_model_matches_as_the_specification_says(
     pattern: str, key: str, expected: bool
 ) -> None:
     assert matches(pattern, key) is expected
+
+
+def test_a_routing_key_names_its_queue() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    way = route(now + timedelta(days=1), now, "commands.inbox.0")
+    assert way is not None
+    assert target_of(way.routing_key) == "commands.inbox.0"

@@ -1,0 +1,354 @@
+"""The broker on RabbitMQ."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, Self
+from uuid import UUID
+
+from amends.broker.port import Consumer, DeadLetter, Delivery, Message, Process, QueueDepth
+from amends.broker.rabbitmq import topology
+from amends.broker.rabbitmq.address import BrokerAddress
+from amends.broker.rabbitmq.connection import Connection
+from amends.broker.rabbitmq.consumer import Counters, RabbitConsumer, Token
+from amends.broker.rabbitmq.dead import DeadLetters, to_dead
+from amends.broker.rabbitmq.inboxes import Inboxes
+from amends.broker.rabbitmq.looking import depths
+from amends.broker.rabbitmq.members import Membership, Report, census, process_name
+from amends.broker.rabbitmq.names import Names
+from amends.broker.rabbitmq.publisher import Publisher
+from amends.broker.rabbitmq.wire import Post, post
+from amends.domain.bell import Bell
+from amends.domain.clock import Clock
+from amends.errors import BrokerClosed, UsageError
+
+#: A queue that was deleted is not declared again at once: RabbitMQ 3.10 would take the consumers of
+#: the old one for those of the new one, and give them messages that never reach them.
+VANISHED_S: Final = 1.0
+
+
+class RabbitBroker:
+    """Implements `Broker` on RabbitMQ, 3.10 to 4.
+
+    It publishes over one connection and consumes over another, because a server in need blocks
+    those who publish, and acknowledgements must go on. `Delivery.count` counts each time that a
+    message was in a consumer's reach and not acknowledged, received or not. `QueueDepth.delayed` is
+    known for all queues together only, and so is `dead`: each stands in a row of its own.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        prefix: str,
+        clock: Clock,
+        *,
+        partitions: int,
+        publish_timeout_s: float,
+    ) -> None:
+        self._names = names = Names(prefix)
+        self._clock = clock
+        self._partitions = partitions
+        self._publishing = Connection(address, "publisher", clock)
+        self._consuming = Connection(address, "consumer", clock)
+        self._publisher = Publisher(
+            self._publishing, names, clock, timeout_s=publish_timeout_s, repair=self._repair
+        )
+        self._dead = DeadLetters(self._consuming, self._publisher, names, clock)
+        self._membership = Membership(self._consuming, self._publisher, names, clock, self._report)
+        self._declared: set[str] = set()
+        self._known: set[str] = set()
+        self._has_base = False
+        self._has_delays = False
+        self._declaring = asyncio.Lock()
+        self._repairing = asyncio.Lock()
+        self._repaired_at: dict[str, float] = {}
+        self._consumers: list[RabbitConsumer] = []
+        self._inboxes: list[Inboxes] = []
+        self._counters = Counters()
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        address: BrokerAddress,
+        prefix: str,
+        clock: Clock,
+        *,
+        partitions: int,
+        publish_timeout_s: float,
+    ) -> Self:
+        """A broker that has reached its server, so that a wrong address is found out at once.
+
+        `publish_timeout_s` is how long a message is tried, over all reconnects. Raises BrokerRefused,
+        BrokerUnavailable, InvalidSettings.
+        """
+        broker = cls(
+            address, prefix, clock, partitions=partitions, publish_timeout_s=publish_timeout_s
+        )
+        try:
+            async with broker._publishing.short_channel():
+                return broker
+        except BaseException:
+            await broker.close()
+            raise
+
+    # --- declaring
+
+    async def declare(self, queues: Sequence[str]) -> None:
+        """See `Broker.declare`. Raises BrokerRefused for a queue that exists otherwise."""
+        self._check_open()
+        parts = [part for queue in queues for part in topology.parts_of(self._names, queue)]
+        if not self._has_base:
+            parts = topology.base(self._names, self._partitions) + parts
+        await topology.declare(self._consuming, parts)
+        self._has_base = True
+        self._declared.update(queues)
+        self._known.update(queues)
+
+    async def set_up(self, queues: Sequence[str]) -> list[topology.Finding]:
+        """Declare all there is, with these queues, and say what was missing and what differs."""
+        self._check_open()
+        names = self._names
+        parts = topology.base(names, self._partitions) + topology.delays(names)
+        parts += [part for queue in queues for part in topology.parts_of(names, queue)]
+        return await topology.set_up(self._consuming, parts)
+
+    async def _declare_delays(self) -> None:
+        async with self._declaring:
+            if not self._has_delays:
+                await topology.declare(self._consuming, topology.delays(self._names))
+                self._has_delays = True
+
+    async def _check_known(self, queue: str) -> None:
+        if queue in self._known:
+            return
+        if not await topology.exists(self._consuming, topology.Queue(self._names.queue(queue), {})):
+            raise UsageError(
+                f"queue {queue!r} was never declared; nothing was published. Declare it first."
+            )
+        self._known.add(queue)
+
+    async def _prepare(self, queue: str) -> None:
+        """Before a queue is consumed: it may have been deleted meanwhile."""
+        if queue in self._declared:
+            await self.declare([queue])
+        else:
+            await self._check_known(queue)
+
+    async def _repair(self, queue: str) -> None:
+        """A message came back: its queue is gone, or its exchange."""
+        async with self._repairing:
+            now = asyncio.get_running_loop().time()
+            if now - self._repaired_at.get(queue, -VANISHED_S) < VANISHED_S:
+                return  # just done, for another message
+            await asyncio.sleep(VANISHED_S)
+            self._known.discard(queue)
+            self._has_base = self._has_delays = False
+            if queue in self._declared or not queue:
+                await self.declare([queue] if queue else [])
+            else:
+                await self._check_known(queue)
+            self._repaired_at[queue] = asyncio.get_running_loop().time()
+
+    # --- publishing
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """See `Broker.publish`."""
+        self._check_open()
+        for message in messages:
+            if message.queue not in self._known:
+                await self._check_known(message.queue)
+        if not self._has_delays and any(message.due is not None for message in messages):
+            await self._declare_delays()
+        await self._publisher.publish(messages)
+
+    async def request(self, message: Message) -> None:
+        """See `Broker.request`. As durable as any message."""
+        await self.publish([message])
+
+    async def reply(self, delivery: Delivery, message: Message) -> None:
+        """See `Broker.reply`. Until the message is confirmed, the delivery is not acknowledged."""
+        await self.publish([message])
+        await self.ack([delivery])
+
+    # --- consuming
+
+    def consume(self, queue: str, *, limit: int) -> Consumer:
+        """See `Broker.consume`."""
+        self._check_open()
+        _check_limit(limit)
+        consumer = self._make(queue, limit)
+        self._consumers = [known for known in self._consumers if not known.is_over]
+        self._consumers.append(consumer)
+        self._membership.start()
+        return consumer
+
+    def own(self, queues: Sequence[str], *, limit: int) -> Consumer:
+        """See `Broker.own`."""
+        self._check_open()
+        _check_limit(limit)
+        inboxes = Inboxes(
+            queues,
+            self._membership,
+            self._clock,
+            make=lambda queue, bell: self._make(queue, limit, bell),
+            prepare=self._prepare,
+        )
+        self._inboxes = [known for known in self._inboxes if known.wanted]
+        self._inboxes.append(inboxes)
+        return inboxes
+
+    def _make(self, queue: str, limit: int, bell: Bell | None = None) -> RabbitConsumer:
+        return RabbitConsumer(
+            self._consuming,
+            queue,
+            self._names.queue(queue),
+            limit,
+            self._clock,
+            prepare=self._prepare,
+            republish=self._republish,
+            counters=self._counters,
+            bell=bell,
+            on_lost=self._membership.changed.ring,
+        )
+
+    async def _republish(self, message: Message, earlier: int) -> None:
+        await self._publisher.publish([message], earlier=earlier)
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Broker.ack`."""
+        self._check_open()
+        for delivery in deliveries:
+            token: Token = delivery.token
+            token.letter.consumer.done(token)
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Broker.release`."""
+        self._check_open()
+        for delivery in deliveries:
+            token: Token = delivery.token
+            await token.letter.consumer.release(delivery)
+
+    # --- dead letters
+
+    async def dead_letter(self, delivery: Delivery, *, reason: str, detail: str) -> None:
+        """See `Broker.dead_letter`."""
+        self._check_open()
+        token: Token = delivery.token
+        consumer = token.letter.consumer
+        if not consumer.holds(token):
+            return
+        dead = to_dead(
+            self._as_it_came(delivery),
+            queue=delivery.message.queue,
+            reason=reason,
+            detail=detail,
+            deliveries=delivery.count,
+            now=self._clock.now(),
+        )
+        await self._publisher.send(self._names.dead, "", dead)
+        consumer.done(token)
+
+    def _as_it_came(self, delivery: Delivery) -> Post:
+        letter = delivery.token.letter
+        if letter.size > 1:
+            return post(delivery.message, at=self._clock.now())
+        return Post(letter.raw.body, letter.raw.header.properties)
+
+    async def dead_letters(self, *, queue: str | None = None, limit: int = 100) -> list[DeadLetter]:
+        """See `Broker.dead_letters`."""
+        self._check_open()
+        return await self._dead.read(queue=queue, limit=limit)
+
+    async def redrive(self, ids: Sequence[UUID]) -> int:
+        """See `Broker.redrive`. One after the other: a crash leaves a letter, or a copy."""
+        self._check_open()
+        return await self._dead.redrive(set(ids)) if ids else 0
+
+    async def discard(self, ids: Sequence[UUID]) -> int:
+        """See `Broker.discard`."""
+        self._check_open()
+        return await self._dead.discard(set(ids)) if ids else 0
+
+    # --- looking
+
+    async def depths(self) -> list[QueueDepth]:
+        """See `Broker.depths`. Of the queues that this process, or one that runs, has to do with."""
+        self._check_open()
+        reports = await self._reports()
+        queues = set(self._declared | self._known)
+        for report in reports:
+            queues.update(report.queues, report.inboxes)
+        return await depths(self._consuming, self._names, sorted(queues), reports)
+
+    async def processes(self) -> list[Process]:
+        """See `Broker.processes`. Waits a moment for their answers."""
+        self._check_open()
+        return [report.process() for report in await self._reports()]
+
+    async def _reports(self) -> list[Report]:
+        if self._membership.is_running:
+            await self._membership.joined()
+            return self._membership.reports()
+        return await census(self._consuming, self._publisher, self._names)
+
+    def _report(self, kind: str) -> Report:
+        live = [*self._consumers, *(c for each in self._inboxes for c in each.consumers())]
+        live = [consumer for consumer in live if not consumer.is_over]
+        return Report(
+            kind=kind,
+            member=self._membership.me,
+            name=process_name(),
+            inboxes=frozenset[str]().union(*(each.wanted for each in self._inboxes)),
+            queues=tuple(sorted({consumer.queue for consumer in live})),
+            owns=tuple(sorted(c.queue for each in self._inboxes for c in each.consumers())),
+            held=_held(live),
+            oldest=_oldest(live),
+            blocked_since=self._membership.blocked_since,
+            published=self._publisher.published,
+            delivered=self._counters.delivered,
+            reconnects=max(0, self._publishing.reconnects) + max(0, self._consuming.reconnects),
+        )
+
+    # --- the rest
+
+    async def close(self) -> None:
+        """See `Broker.close`. What its consumers had not acknowledged is handed back."""
+        if self._closed:
+            return
+        self._closed = True
+        for inboxes in self._inboxes:
+            await inboxes.close()
+        for consumer in self._consumers:
+            await consumer.close()
+        await self._membership.close()
+        await self._publisher.close()
+        await self._publishing.close()
+        await self._consuming.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BrokerClosed("the broker is closed; nothing was published or acknowledged")
+
+
+def _check_limit(limit: int) -> None:
+    if limit < 1:
+        raise UsageError(f"a consumer that may hold {limit} messages never receives one")
+
+
+def _held(consumers: Sequence[RabbitConsumer]) -> dict[str, int]:
+    held: dict[str, int] = {}
+    for consumer in consumers:
+        held[consumer.queue] = held.get(consumer.queue, 0) + consumer.held
+    return held
+
+
+def _oldest(consumers: Sequence[RabbitConsumer]) -> dict[str, datetime]:
+    oldest: dict[str, datetime] = {}
+    for consumer in consumers:
+        moment = consumer.oldest
+        if moment is not None:
+            oldest[consumer.queue] = min(moment, oldest.get(consumer.queue, moment))
+    return oldest

@@ -1,0 +1,196 @@
+"""A connection to RabbitMQ that is made again when it is lost.
+
+Nothing here replays anything: whoever published or consumed over a lost connection is told, and
+knows what to do. So aio-pika's plain connections are used, not its robust ones, which would keep
+consuming with callbacks whose messages are gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Final, cast
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import AMQPError
+from aiormq.channel import Channel as Wire
+from aiormq.exceptions import (
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelInvalidStateError,
+    ConnectionNotAllowed,
+    IncompatibleProtocolError,
+    ProbableAuthenticationError,
+)
+
+from amends.broker.rabbitmq.address import BrokerAddress
+from amends.domain.backoff import backoff_s
+from amends.domain.clock import Clock
+from amends.errors import BrokerClosed, BrokerRefused, BrokerUnavailable
+from amends.telemetry import Log
+
+log = Log("amends.broker")
+
+#: What goes wrong when a connection or a channel is lost, or cannot be made.
+LOST: Final = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, TimeoutError)
+
+#: A request to the server (opening a channel, declaring a queue) that takes longer has failed.
+REQUEST_TIMEOUT_S: Final = 20.0
+
+_REFUSED: Final = (
+    AuthenticationError,
+    ProbableAuthenticationError,
+    ConnectionNotAllowed,
+    ChannelAccessRefused,
+)
+
+
+class Connection:
+    """One connection, made when it is first needed. `what` tells it from others of the process.
+
+    A server that refuses who connects will go on refusing: that is BrokerRefused. All else passes,
+    and is BrokerUnavailable.
+    """
+
+    def __init__(self, address: BrokerAddress, what: str, clock: Clock) -> None:
+        self._address = address
+        self._what = what
+        self._clock = clock
+        self._made: AbstractConnection | None = None
+        self._making = asyncio.Lock()
+        self._failures = 0
+        self._closed = False
+        self.reconnects = -1
+
+    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
+        """A new channel. `confirms` is for publishing: the server then confirms each message, and
+        an unroutable one raises. Raises BrokerUnavailable, BrokerRefused, BrokerClosed.
+        """
+        made = await self._up()
+        try:
+            channel = made.channel(publisher_confirms=confirms, on_return_raises=confirms)
+            await channel.initialize(timeout=REQUEST_TIMEOUT_S)
+        except LOST as error:
+            raise self._unavailable(error) from error
+        return channel
+
+    @asynccontextmanager
+    async def short_channel(self) -> AsyncIterator[Wire]:
+        """A channel for a few requests. What the server refuses passes through."""
+        channel = await self.channel()
+        try:
+            yield await wire_of(channel)
+        finally:
+            with suppress(*LOST):
+                await channel.close()
+
+    async def is_blocked(self) -> bool:
+        """Whether the server takes nothing that is published over it, because of an alarm."""
+        made = self._made
+        if made is None or made.transport is None or _is_closed(made):
+            return False
+        # The library tells nobody, but this waits for as long as the server blocks.
+        ready = asyncio.ensure_future(made.transport.connection.ready())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if ready.done():
+            return False
+        ready.cancel()
+        return True
+
+    async def close(self) -> None:
+        """Close it for good. Idempotent."""
+        self._closed = True
+        async with self._making:
+            await self._drop()
+
+    async def _up(self) -> AbstractConnection:
+        async with self._making:
+            if self._closed:
+                raise BrokerClosed("the broker is closed; nothing was published or acknowledged")
+            if self._made is not None and not _is_closed(self._made):
+                return self._made
+            await self._drop()
+            if self._failures:
+                await self._pause()
+            try:
+                self._made = await self._connect()
+            except BaseException:
+                self._failures += 1
+                raise
+            self._failures = 0
+            self.reconnects += 1
+            log.info("connected", what=self._what, broker=self._address.redacted())
+            return self._made
+
+    async def _pause(self) -> None:
+        """Longer each time, and not in step with all the others who lost the same server."""
+        delay_s = backoff_s(self._failures) * random.uniform(0.5, 1.5)
+        await self._clock.sleep_until(self._clock.now() + timedelta(seconds=delay_s))
+
+    async def _connect(self) -> AbstractConnection:
+        address = self._address
+        # Another node of the cluster each time.
+        host, port = address.nodes[self._failures % len(address.nodes)]
+        try:
+            return await aio_pika.connect(
+                host=host,
+                port=port,
+                login=address.user,
+                password=address.password,
+                virtualhost=address.vhost,
+                ssl=address.tls,
+                ssl_context=address.ssl_context(),
+                timeout=address.connection_timeout_s,
+                heartbeat=address.heartbeat_s,
+                client_properties={"connection_name": f"amends {self._what}"},
+            )
+        except _REFUSED as error:
+            raise BrokerRefused(
+                f"{self._address.redacted()} refuses us: {error}. Nothing was published. Look at "
+                "the user, the password, the virtual host and the user's permissions"
+            ) from error
+        except (*LOST, IncompatibleProtocolError) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: BaseException) -> BrokerUnavailable:
+        return BrokerUnavailable(
+            f"RabbitMQ at {self._address.redacted()} cannot be used now: {describe(error)}"
+        )
+
+    async def _drop(self) -> None:
+        made, self._made = self._made, None
+        if made is not None:
+            with suppress(*LOST, asyncio.CancelledError):
+                await asyncio.wait_for(made.close(), timeout=5)
+
+
+def _is_closed(made: AbstractConnection) -> bool:
+    transport = made.transport
+    return made.is_closed or transport is None or transport.connection.is_closed
+
+
+async def wire_of(channel: AbstractChannel) -> Wire:
+    """The protocol layer of a channel, which deals in AMQP messages as they are: aio-pika's own
+    wrappers cost as much again for each message.
+    """
+    return cast(Wire, await channel.get_underlay_channel())
+
+
+def describe(error: BaseException) -> str:
+    """An error of the client library as a person reads it."""
+    text = str(error) or type(error).__name__
+    return f"{type(error).__name__}: {text}" if type(error).__name__ not in text else text
+
+
+def on_close(channel: AbstractChannel, call: Callable[[BaseException | None], None]) -> None:
+    """Call somebody once when a channel is closed, by whomever."""
+
+    def closed(_: object, error: BaseException | None) -> None:
+        call(error)
+
+    channel.close_callbacks.add(closed)

@@ -1,0 +1,277 @@
+"""Hearing and telling which processes are there.
+
+Each process that consumes says once a second, through a fanout exchange, that it lives, what it
+consumes and how it fares. Whoever comes says hello and is answered at once, so that it knows the
+others within milliseconds; whoever goes says goodbye; whoever dies is missed after four seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from datetime import datetime
+from secrets import token_hex
+from typing import Any, Final
+
+from aiormq.abc import DeliveredMessage
+from aiormq.channel import Channel as Wire
+from pydantic import BaseModel, ValidationError
+
+from amends.broker.port import Process
+from amends.broker.rabbitmq.connection import (
+    LOST,
+    REQUEST_TIMEOUT_S,
+    Connection,
+    describe,
+    on_close,
+    wire_of,
+)
+from amends.broker.rabbitmq.names import Names
+from amends.broker.rabbitmq.ownership import Members, Presence
+from amends.broker.rabbitmq.publisher import Publisher
+from amends.broker.rabbitmq.wire import Post, Properties
+from amends.domain.backoff import back_off
+from amends.domain.bell import Bell
+from amends.domain.clock import Clock
+from amends.errors import BrokerClosed, BrokerError, BrokerUnavailable
+from amends.telemetry import Log
+
+log = Log("amends.broker")
+
+BEAT_S: Final = 1.0
+#: How long answers to a hello are waited for.
+ANSWERS_S: Final = 0.25
+
+HELLO: Final = "hello"
+HERE: Final = "here"
+BYE: Final = "bye"
+
+
+class Report(BaseModel):
+    """What a process says of itself. `inboxes` are those it would own; `held` and `oldest` are by
+    queue: messages in its hands, and when the oldest of them was published.
+    """
+
+    kind: str
+    member: str
+    name: str
+    inboxes: frozenset[str] = frozenset()
+    queues: tuple[str, ...] = ()
+    owns: tuple[str, ...] = ()
+    held: dict[str, int] = {}
+    oldest: dict[str, datetime] = {}
+    blocked_since: datetime | None = None
+    published: int = 0
+    delivered: int = 0
+    reconnects: int = 0
+
+    def process(self) -> Process:
+        """The same in the words of the port."""
+        return Process(
+            self.name, self.queues, self.owns, sum(self.held.values()), self.blocked_since,
+            self.published, self.delivered, self.reconnects,
+        )  # fmt: skip
+
+
+def process_name() -> str:
+    """This process, for people."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class Membership:
+    """This process among the others. `report` describes it; what it wants stands in `inboxes`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        publisher: Publisher,
+        names: Names,
+        clock: Clock,
+        report: Callable[[str], Report],
+    ) -> None:
+        self.me = f"{process_name()}:{token_hex(4)}"
+        self.changed = Bell()
+        self.blocked_since: datetime | None = None
+        self._connection = connection
+        self._publisher = publisher
+        self._names = names
+        self._clock = clock
+        self._report = report
+        self._members = Members(self.me)
+        self._reports: dict[str, Report] = {}
+        self._running: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()
+        self._joined = asyncio.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this process takes part."""
+        return self._running is not None
+
+    def start(self) -> None:
+        """Take part, from now on. Idempotent."""
+        if self._running is None:
+            self._running = asyncio.create_task(self._run())
+
+    async def joined(self) -> None:
+        """Wait until the others had the time to answer."""
+        await self._joined.wait()
+
+    def share(self, queues: frozenset[str]) -> frozenset[str]:
+        """Which of these inboxes are this process's, for all it has heard."""
+        return self._members.share(queues, _monotonic())
+
+    def reports(self) -> list[Report]:
+        """What the living said last, this process included, by name."""
+        living = [presence.member for presence in self._members.living(_monotonic())]
+        others = [self._reports[member] for member in living if member in self._reports]
+        return sorted([*others, self._report(HERE)], key=lambda report: report.name)
+
+    async def close(self) -> None:
+        """Say goodbye, and hear no more."""
+        if self._running is None:
+            return
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        if self._joined.is_set():
+            self._tell(BYE)
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=2)
+        for task in self._telling:
+            task.cancel()
+
+    def say_hello(self) -> None:
+        """Tell the others that what this process wants has changed."""
+        if self._joined.is_set():
+            self._tell(HELLO)
+
+    # --- hearing
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                gone = await self._join()
+                failures = 0
+                await self._beat(gone)
+            except BrokerClosed:
+                return
+            except (BrokerError, *LOST) as error:
+                log.warning("members_unheard", error=describe(error))
+            failures += 1
+            await back_off(self._clock, failures)
+
+    async def _join(self) -> asyncio.Event:
+        gone = asyncio.Event()
+        channel = await self._connection.channel()
+        on_close(channel, lambda _: gone.set())
+        wire = await wire_of(channel)
+        wire.on_consumer_cancel_callbacks.add(lambda _: gone.set())
+        await listen(wire, self._names, self._hear)
+        self._tell(HELLO)
+        await asyncio.sleep(ANSWERS_S)
+        self._joined.set()
+        self.changed.ring()
+        return gone
+
+    async def _beat(self, gone: asyncio.Event) -> None:
+        """Until the channel is lost."""
+        while not gone.is_set():
+            await self._look_for_alarms()
+            if self.blocked_since is None:
+                self._tell(HERE)
+            self.changed.ring()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(gone.wait(), BEAT_S)
+
+    async def _look_for_alarms(self) -> None:
+        blocked = await self._publisher.is_blocked()
+        if blocked and self.blocked_since is None:
+            self.blocked_since = self._clock.now()
+            log.warning(
+                "broker_blocks", why="a memory or disk alarm: nothing is published until it ends"
+            )
+        elif not blocked and self.blocked_since is not None:
+            lasted_s = (self._clock.now() - self.blocked_since).total_seconds()
+            self.blocked_since = None
+            log.info("broker_blocks_no_more", lasted_s=lasted_s)
+
+    async def _hear(self, delivered: DeliveredMessage) -> None:
+        report = decode(delivered)
+        if report is None or report.member == self.me:
+            return
+        if report.kind == BYE:
+            self._members.left(report.member)
+            self._reports.pop(report.member, None)
+        else:
+            self._reports[report.member] = report
+            if report.queues or report.inboxes:
+                self._members.heard(Presence(report.member, report.inboxes), _monotonic())
+        if report.kind == HELLO:
+            self._tell(HERE)
+        self.changed.ring()
+
+    # --- telling
+
+    def _tell(self, kind: str) -> None:
+        task = asyncio.create_task(self._send(kind))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _send(self, kind: str) -> None:
+        with suppress(BrokerUnavailable, BrokerClosed):
+            await self._publisher.send(self._names.members, "", encode(self._report(kind)))
+
+
+async def listen(
+    wire: Wire, names: Names, hear: Callable[[DeliveredMessage], Coroutine[Any, Any, None]]
+) -> None:
+    """Hear everything that members say, over a queue that goes with the channel's connection."""
+    declared = await wire.queue_declare(
+        "", exclusive=True, auto_delete=True, timeout=REQUEST_TIMEOUT_S
+    )
+    queue = str(declared.queue)
+    await wire.queue_bind(queue, names.members, timeout=REQUEST_TIMEOUT_S)
+    await wire.basic_consume(queue, hear, no_ack=True, timeout=REQUEST_TIMEOUT_S)
+
+
+async def census(connection: Connection, publisher: Publisher, names: Names) -> list[Report]:
+    """Ask who is there, without being one of them."""
+    heard: dict[str, Report] = {}
+
+    async def hear(delivered: DeliveredMessage) -> None:
+        report = decode(delivered)
+        if report is not None and report.kind == HERE:
+            heard[report.member] = report
+
+    try:
+        async with connection.short_channel() as wire:
+            await listen(wire, names, hear)
+            me = Report(kind=HELLO, member=f"census:{token_hex(8)}", name=process_name())
+            await publisher.send(names.members, "", encode(me))
+            await asyncio.sleep(ANSWERS_S)
+    except LOST as error:
+        raise BrokerUnavailable(f"the members cannot be asked: {describe(error)}") from error
+    return sorted(heard.values(), key=lambda report: report.name)
+
+
+def encode(report: Report) -> Post:
+    """What a member says, as a message that nobody keeps."""
+    properties = Properties(message_type="Presence", delivery_mode=1, expiration="10000")
+    return Post(report.model_dump_json().encode(), properties)
+
+
+def decode(delivered: DeliveredMessage) -> Report | None:
+    """What a member said; None if that is not understood."""
+    try:
+        return Report.model_validate_json(delivered.body)
+    except ValidationError as error:
+        log.warning("member_not_understood", error=str(error))
+        return None
+
+
+def _monotonic() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,271 @@
+"""Publishing: every message is confirmed by the server, or somebody is told that it was not.
+
+What is unknown (the connection was lost before the confirmation) is published again under the same
+id. What comes back because its queue is gone is published again when the queue is there again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any, Final
+
+from aio_pika.abc import AbstractChannel
+from aiormq.channel import Channel as Wire
+from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
+
+from amends.broker.port import Message
+from amends.broker.rabbitmq.connection import LOST, Connection, describe, wire_of
+from amends.broker.rabbitmq.delays import route
+from amends.broker.rabbitmq.names import Names
+from amends.broker.rabbitmq.wire import (
+    PARCEL_BYTES_MAX,
+    PARCEL_MESSAGES_MAX,
+    Post,
+    message_id_of,
+    parcel,
+    post,
+)
+from amends.broker.topology import INBOX_PREFIX
+from amends.domain.backoff import back_off
+from amends.domain.clock import Clock
+from amends.domain.deadlines import Deadlines
+from amends.errors import BrokerUnavailable, PayloadTooLarge
+from amends.telemetry import Log
+
+log = Log("amends.broker")
+
+#: Messages whose confirmation is waited for at a time.
+IN_FLIGHT_MAX: Final = 128
+#: Parcels to one inbox that are under way; what comes meanwhile travels together in the next one.
+PARCELS_IN_FLIGHT_MAX: Final = 2
+#: RabbitMQ 4 takes 16 MiB by default, and nothing that the engine sends comes near.
+BODY_BYTES_MAX: Final = 8 * 1024 * 1024
+
+
+class Publisher:
+    """Publishes over one channel of a connection of its own.
+
+    `repair` declares again, or raises UsageError for, the queue with the logical name that it is
+    given. `timeout_s` bounds how long one message is tried, over all reconnects.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        clock: Clock,
+        *,
+        timeout_s: float,
+        repair: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._connection = connection
+        self._names = names
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._repair = repair
+        self._channel: AbstractChannel | None = None
+        self._wire: Wire | None = None
+        self._opening = asyncio.Lock()
+        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._deadlines = Deadlines()
+        self._boxes: dict[str, _Box] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+        self._numbers = count()
+        self.published = 0
+        """AMQP messages that were confirmed."""
+
+    async def publish(self, messages: Sequence[Message], *, earlier: int = 0) -> None:
+        """Publish in order; every message is confirmed when this returns. `earlier` is how often
+        they were delivered before.
+
+        Raises BrokerUnavailable (some may have been published), UsageError (a queue that is not
+        there and was never declared), PayloadTooLarge.
+        """
+        for message in messages:
+            check_size(message)
+        if self._wire is None or self._wire.is_closed:
+            # Before those who publish at once wait for it, each in its own place.
+            with suppress(BrokerUnavailable):
+                await self._open()
+        under_way = [self._begin(message, earlier) for message in messages]
+        outcomes = await asyncio.gather(*under_way, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def send(self, exchange: str, key: str, mail: Post, *, queue: str = "") -> None:
+        """Publish one AMQP message and wait until it is confirmed. `queue` is the logical name of
+        the queue that it is to reach, if that may have to be declared again.
+        """
+        async with self._slots:
+            try:
+                with self._deadlines.within(self._timeout_s):
+                    await self._until_confirmed(exchange, key, mail, queue)
+            except TimeoutError:
+                blocked = await self.is_blocked()
+                raise BrokerUnavailable(
+                    f"RabbitMQ did not confirm a message to {key!r} within {self._timeout_s:g} s"
+                    f"{': it takes none, because of a memory or disk alarm' if blocked else ''}. It "
+                    "may have been published; publishing it again under its id is safe"
+                ) from None
+        self.published += 1
+
+    async def is_blocked(self) -> bool:
+        """Whether the server takes nothing, because of an alarm."""
+        return await self._connection.is_blocked()
+
+    async def close(self) -> None:
+        """Finish what is under way, within its time."""
+        while self._sending:
+            await asyncio.wait(self._sending)
+
+    # --- on the way
+
+    def _begin(self, message: Message, earlier: int) -> asyncio.Future[None]:
+        way = None
+        if message.due is not None:
+            way = route(message.due, self._clock.now(), message.queue)
+        if way is not None:
+            exchange, key = self._names.delay(way.level), way.routing_key
+        elif message.queue.startswith(INBOX_PREFIX) and not earlier:
+            return self._box(message.queue).put(message)
+        else:
+            exchange, key = self._names.exchange, message.queue
+        mail = post(message, at=self._clock.now(), earlier=earlier)
+        return self._spawn(self.send(exchange, key, mail, queue=message.queue))
+
+    def _box(self, queue: str) -> _Box:
+        box = self._boxes.get(queue)
+        if box is None:
+            box = self._boxes[queue] = _Box(queue, self._send_parcel, self._spawn)
+        return box
+
+    async def _send_parcel(self, queue: str, messages: Sequence[Message]) -> None:
+        mail = parcel(messages, at=self._clock.now())
+        await self.send(self._names.exchange, queue, mail, queue=queue)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        return task
+
+    # --- one AMQP message
+
+    async def _until_confirmed(self, exchange: str, key: str, mail: Post, queue: str) -> None:
+        id = message_id_of(mail.properties)
+        failures = 0
+        while True:
+            try:
+                wire = self._wire
+                if wire is None or wire.is_closed:
+                    wire = await self._open()
+                # Copies in flight must differ, or the client library confuses their confirmations.
+                mail.properties.message_id = f"{id}#{next(self._numbers)}"
+                await wire.basic_publish(
+                    mail.body,
+                    exchange=exchange,
+                    routing_key=key,
+                    properties=mail.properties,
+                    mandatory=True,
+                    wait=False,
+                )
+            except (PublishError, ChannelNotFoundEntity) as error:
+                # Unroutable, or the exchange is gone.
+                log.warning("published_in_vain", key=key, error=describe(error))
+                await self._repair(queue)
+            except DeliveryError as error:
+                log.warning("publish_refused", key=key, error=describe(error))
+            except BrokerUnavailable as error:
+                log.warning("publish_retried", key=key, error=str(error))
+            except TimeoutError:
+                raise
+            except LOST as error:
+                log.warning("publish_retried", key=key, error=describe(error))
+            else:
+                return
+            failures += 1
+            if failures > 1:
+                await back_off(self._clock, failures - 1)
+
+    async def _open(self) -> Wire:
+        async with self._opening:
+            if self._wire is None or self._wire.is_closed:
+                self._channel = await self._connection.channel(confirms=True)
+                self._wire = await wire_of(self._channel)
+            return self._wire
+
+
+class _Box:
+    """Messages to one inbox that wait for the next parcel."""
+
+    def __init__(
+        self,
+        queue: str,
+        send: Callable[[str, Sequence[Message]], Coroutine[Any, Any, None]],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        self._queue = queue
+        self._send = send
+        self._spawn = spawn
+        self._waiting: deque[tuple[Message, asyncio.Future[None]]] = deque()
+        self._under_way = 0
+        self._is_expected = False
+
+    def put(self, message: Message) -> asyncio.Future[None]:
+        """Send it with the next parcel; the future is done when that is confirmed."""
+        loop = asyncio.get_running_loop()
+        sent: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((message, sent))
+        if not self._is_expected:
+            # Not at once: what else comes in this pass of the event loop can go with it.
+            self._is_expected = True
+            loop.call_soon(self._pack)
+        return sent
+
+    def _pack(self) -> None:
+        self._is_expected = False
+        while self._waiting and self._under_way < PARCELS_IN_FLIGHT_MAX:
+            self._under_way += 1
+            self._spawn(self._deliver(self._take()))
+
+    def _take(self) -> list[tuple[Message, asyncio.Future[None]]]:
+        taken = [self._waiting.popleft()]
+        room = PARCEL_BYTES_MAX - len(taken[0][0].body)
+        while self._waiting and len(taken) < PARCEL_MESSAGES_MAX:
+            room -= len(self._waiting[0][0].body)
+            if room < 0:
+                break
+            taken.append(self._waiting.popleft())
+        return taken
+
+    async def _deliver(self, taken: Sequence[tuple[Message, asyncio.Future[None]]]) -> None:
+        try:
+            await self._send(self._queue, [message for message, _ in taken])
+        except BaseException as error:
+            for _, sent in taken:
+                if not sent.done():
+                    sent.set_exception(error)
+                    sent.exception()  # nobody may wait any more
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for _, sent in taken:
+                if not sent.done():
+                    sent.set_result(None)
+        finally:
+            self._under_way -= 1
+            self._pack()
+
+
+def check_size(message: Message) -> None:
+    """Raise PayloadTooLarge for what no server need take."""
+    if len(message.body) > BODY_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"a {message.type} message of {len(message.body)} bytes is over the limit, which is "
+            f"{BODY_BYTES_MAX}; nothing was published. Store the bulk elsewhere"
+        )

@@ -1,0 +1,196 @@
+"""How messages look on the wire. Pure.
+
+A *command*, and whatever is delayed, is one AMQP message: its body is the JSON of the message, its
+AMQP type and message id are the message's own, and the rest stands in headers; people can read it
+in RabbitMQ's own pages. It keeps a delivery count of its own, and goes to whichever consumer is
+free.
+
+Messages to one inbox travel in *parcels*, because there is one consumer who takes them all, and
+what RabbitMQ and its clients do for each AMQP message is most of what a message costs. A parcel's
+body is one line, a JSON list with an entry for each message, and the bodies behind it. It is
+acknowledged when all of its messages are.
+
+What cannot be understood is delivered all the same, as a message of a type that nobody knows, with
+everything that it had, so that it is put aside with its way back and lost by nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from aiormq.abc import DeliveredMessage
+from pamqp.commands import Basic
+from pydantic_core import from_json, to_json
+
+from amends.broker.port import Message
+
+#: What a parcel holds at most.
+PARCEL_MESSAGES_MAX: Final = 64
+PARCEL_BYTES_MAX: Final = 256 * 1024
+#: The AMQP type of a parcel.
+PARCEL: Final = "Parcel"
+
+APP_ID: Final = "amends"
+KEY: Final = "key"
+CORRELATION: Final = "correlation"
+CAUSATION: Final = "causation"
+TRACE: Final = "traceparent"
+DUE: Final = "due"
+#: Deliveries before this journey began.
+EARLIER: Final = "amends-earlier-deliveries"
+#: What a quorum queue counts: deliveries before this one that were not acknowledged.
+DELIVERY_COUNT: Final = "x-delivery-count"
+
+Properties = Basic.Properties
+
+_PERSISTENT: Final = 2
+
+
+class Post(NamedTuple):
+    """An AMQP message on its way out."""
+
+    body: bytes
+    properties: Properties
+
+
+class Arrived(NamedTuple):
+    """One message of an AMQP message that arrived, and how often it was delivered, from 1."""
+
+    message: Message
+    count: int  # type: ignore[assignment] # as in `Delivery`
+
+
+# --- out
+
+
+def post(message: Message, *, at: datetime, earlier: int = 0) -> Post:
+    """A message by itself. `earlier` is how often it was delivered before."""
+    headers: dict[str, Any] = {
+        KEY: message.key,
+        CORRELATION: message.correlation_id,
+        CAUSATION: message.causation_id,
+    }
+    if message.trace_parent is not None:
+        headers[TRACE] = message.trace_parent
+    if message.due is not None:
+        headers[DUE] = message.due.isoformat()
+    if earlier:
+        headers[EARLIER] = earlier
+    properties = _properties(message.type, str(message.id), at, headers)
+    return Post(message.body, properties)
+
+
+def parcel(messages: Sequence[Message], *, at: datetime) -> Post:
+    """Several messages for one inbox; one alone needs no wrapping."""
+    if len(messages) == 1:
+        return post(messages[0], at=at)
+    index = to_json(
+        [
+            (
+                str(message.id),
+                message.type,
+                message.key,
+                message.correlation_id,
+                message.causation_id,
+                message.trace_parent,
+                None if message.due is None else message.due.isoformat(),
+                len(message.body),
+            )
+            for message in messages
+        ]
+    )
+    body = b"".join((index, b"\n", *(message.body for message in messages)))
+    properties = _properties(PARCEL, str(messages[0].id), at, {})
+    properties.content_type = "application/octet-stream"
+    return Post(body, properties)
+
+
+def _properties(type: str, id: str, at: datetime, headers: dict[str, Any]) -> Properties:
+    return Properties(
+        content_type="application/json",
+        delivery_mode=_PERSISTENT,
+        message_id=id,
+        message_type=type,
+        timestamp=at,
+        app_id=APP_ID,
+        headers=headers,
+    )
+
+
+# --- in
+
+
+def unpack(queue: str, delivered: DeliveredMessage) -> list[Arrived]:
+    """The messages of what arrived from a queue with this logical name: at least one."""
+    properties = delivered.header.properties
+    headers = properties.headers or {}
+    count = 1 + _earlier(headers, bool(delivered.redelivered))
+    try:
+        if properties.message_type == PARCEL:
+            return [Arrived(message, count) for message in _open(queue, delivered.body)]
+        return [Arrived(_message(queue, properties, headers, delivered.body), count)]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return [Arrived(_foreign(queue, properties, delivered.body), count)]
+
+
+def _earlier(headers: dict[str, Any], redelivered: bool) -> int:
+    earlier = headers.get(EARLIER)
+    counted = headers.get(DELIVERY_COUNT)
+    this_journey = counted if isinstance(counted, int) else int(redelivered)
+    return (earlier if isinstance(earlier, int) else 0) + this_journey
+
+
+def _open(queue: str, body: bytes) -> Iterator[Message]:
+    end = body.index(b"\n")
+    place = end + 1
+    index = from_json(body[:end])
+    if place + sum(entry[7] for entry in index) != len(body) or not index:
+        raise ValueError("the index does not fit what follows")
+    for id, type, key, correlation, causation, trace, due, size in index:
+        yield Message(
+            UUID(id), queue, type, key, body[place : place + size], correlation, causation, trace,
+            None if due is None else datetime.fromisoformat(due),
+        )  # fmt: skip
+        place += size
+
+
+def _message(queue: str, properties: Properties, headers: dict[str, Any], body: bytes) -> Message:
+    if properties.app_id != APP_ID:
+        raise ValueError("somebody else's")
+    due = headers.get(DUE)
+    return Message(
+        UUID(message_id_of(properties)),
+        queue,
+        properties.message_type or "",
+        headers[KEY],
+        body,
+        headers[CORRELATION],
+        headers[CAUSATION],
+        headers.get(TRACE),
+        None if due is None else datetime.fromisoformat(due),
+    )
+
+
+def message_id_of(properties: Properties) -> str:
+    """The message's own id: on the wire, a number behind "#" tells copies apart."""
+    return (properties.message_id or "").partition("#")[0]
+
+
+def _foreign(queue: str, properties: Properties, body: bytes) -> Message:
+    """A message whose sender is none of ours, or that was spoilt on the way."""
+    name = message_id_of(properties)
+    id = blake2b(f"{name}\0{queue}\0".encode() + body, digest_size=16).digest()
+    type = str(properties.message_type or "")
+    return Message(UUID(bytes=id), queue, f"foreign {type}".strip(), name, body, "", "")
+
+
+def sent_at(properties: Properties) -> datetime | None:
+    """When an AMQP message was published, by its sender's clock, to the second."""
+    moment = properties.timestamp
+    if not isinstance(moment, datetime):
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
