@@ -63,7 +63,7 @@ class RabbitBroker:
         self._has_delays = False
         self._declaring = asyncio.Lock()
         self._repairing = asyncio.Lock()
-        self._repaired_at: dict[str, float] = {}
+        self._repaired_at = float("-inf")
         self._consumers: list[RabbitConsumer] = []
         self._inboxes: list[Inboxes] = []
         self._counters = Counters()
@@ -138,19 +138,19 @@ class RabbitBroker:
             await self._check_known(queue)
 
     async def _repair(self, queue: str) -> None:
-        """A message came back: its queue is gone, or its exchange."""
+        """A message came back, because its queue is gone or an exchange. Others may be, too."""
+        loop = asyncio.get_running_loop()
         async with self._repairing:
-            now = asyncio.get_running_loop().time()
-            if now - self._repaired_at.get(queue, -VANISHED_S) < VANISHED_S:
-                return  # just done, for another message
-            await asyncio.sleep(VANISHED_S)
-            self._known.discard(queue)
-            self._has_base = self._has_delays = False
-            if queue in self._declared or not queue:
-                await self.declare([queue] if queue else [])
-            else:
+            if loop.time() - self._repaired_at > VANISHED_S:  # or it was just done, for another one
+                await asyncio.sleep(VANISHED_S)
+                had_delays, self._has_base, self._has_delays = self._has_delays, False, False
+                self._known = set()
+                await self.declare(sorted(self._declared))
+                if had_delays:
+                    await self._declare_delays()
+                self._repaired_at = loop.time()
+            if queue:
                 await self._check_known(queue)
-            self._repaired_at[queue] = asyncio.get_running_loop().time()
 
     # --- publishing
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from ssl import SSLContext
 from typing import Final, cast
 
 import aio_pika
@@ -30,7 +31,7 @@ from aiormq.exceptions import (
 from amends.broker.rabbitmq.address import BrokerAddress
 from amends.domain.backoff import backoff_s
 from amends.domain.clock import Clock
-from amends.errors import BrokerClosed, BrokerRefused, BrokerUnavailable
+from amends.errors import BrokerClosed, BrokerRefused, BrokerUnavailable, InvalidSettings
 from amends.telemetry import Log
 
 log = Log("amends.broker")
@@ -134,6 +135,7 @@ class Connection:
 
     async def _connect(self) -> AbstractConnection:
         address = self._address
+        tls = self._tls()
         # Another node of the cluster each time.
         host, port = address.nodes[self._failures % len(address.nodes)]
         try:
@@ -144,7 +146,7 @@ class Connection:
                 password=address.password,
                 virtualhost=address.vhost,
                 ssl=address.tls,
-                ssl_context=address.ssl_context(),
+                ssl_context=tls,
                 timeout=address.connection_timeout_s,
                 heartbeat=address.heartbeat_s,
                 client_properties={"connection_name": f"amends {self._what}"},
@@ -156,6 +158,15 @@ class Connection:
             ) from error
         except (*LOST, IncompatibleProtocolError) as error:
             raise self._unavailable(error) from error
+
+    def _tls(self) -> SSLContext | None:
+        try:
+            return self._address.ssl_context()
+        except InvalidSettings as error:
+            if self.reconnects < 0:
+                raise
+            # It was right before: somebody is renewing the files.
+            raise BrokerUnavailable(str(error)) from error
 
     def _unavailable(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(

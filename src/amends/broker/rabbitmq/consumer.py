@@ -121,7 +121,9 @@ class RabbitConsumer:
         self._buffer: deque[Delivery] = deque()
         self._letters: dict[int, Letter] = {}
         self._acknowledged: list[int] = []
-        self._held = 0
+        self._acknowledging: asyncio.Task[None] | None = None
+        self._out: set[Token] = set()
+        """What was received and is not settled."""
         self._draining = False
         self._stopped = False
         self._closed = False
@@ -163,7 +165,8 @@ class RabbitConsumer:
         self._closed = self._stopped = True
         self._bell.ring()
         await self._opened()
-        await self._send_acknowledgements()
+        if self._acknowledging is not None:
+            await self._acknowledging
         self._forget("it was closed")
         if self._channel is not None:
             with suppress(*LOST):
@@ -190,9 +193,10 @@ class RabbitConsumer:
         if self._draining or self._stopped:
             return []
         taken: list[Delivery] = []
-        while self._buffer and self._held < self._limit:
-            taken.append(self._buffer.popleft())
-            self._held += 1
+        while self._buffer and len(self._out) < self._limit:
+            delivery = self._buffer.popleft()
+            self._out.add(delivery.token)
+            taken.append(delivery)
         return taken
 
     async def drained(self) -> None:
@@ -200,7 +204,7 @@ class RabbitConsumer:
         stays where it is, and goes back when the channel is closed.
         """
         self._draining = True
-        while self._held and self._lost is None:
+        while self._out and self._lost is None:
             await self._bell.wait()
 
     @property
@@ -216,7 +220,7 @@ class RabbitConsumer:
     @property
     def held(self) -> int:
         """Messages in hand, received or not."""
-        return self._held + len(self._buffer)
+        return len(self._out) + len(self._buffer)
 
     @property
     def oldest(self) -> datetime | None:
@@ -255,29 +259,31 @@ class RabbitConsumer:
     def _settle(self, token: Token, hold: Hold) -> None:
         token.hold = hold
         token.letter.open -= 1
-        self._held -= 1
+        self._out.discard(token)
         self._bell.ring()
 
     def _acknowledge(self, tag: int) -> None:
         del self._letters[tag]
         self._acknowledged.append(tag)
-        if len(self._acknowledged) == 1:
-            # Not at once: what else is acknowledged in this pass of the event loop goes along.
-            asyncio.get_running_loop().call_soon(self._aside_task, self._send_acknowledgements())
+        if self._acknowledging is None or self._acknowledging.done():
+            # In a task: what else is acknowledged in this pass of the event loop goes along.
+            self._acknowledging = asyncio.create_task(self._send_acknowledgements())
 
     async def _send_acknowledgements(self) -> None:
-        tags, self._acknowledged = sorted(self._acknowledged), []
-        wire, first_open = self._wire, next(iter(self._letters), None)
-        if wire is None or not tags:
-            return
-        # One frame does for all before the first that is not acknowledged yet.
-        together = [tag for tag in tags if first_open is None or tag < first_open]
-        # An acknowledgement that does not get through is one that was never given.
-        with suppress(*LOST):
-            if together:
-                await wire.basic_ack(together[-1], multiple=True, wait=False)
-            for tag in tags[len(together) :]:
-                await wire.basic_ack(tag, wait=False)
+        """One at a time, or one frame could acknowledge what another one has done already."""
+        while self._acknowledged:
+            tags, self._acknowledged = sorted(self._acknowledged), []
+            wire, first_open = self._wire, next(iter(self._letters), None)
+            if wire is None:
+                return
+            # One frame does for all before the first that is not acknowledged yet.
+            together = [tag for tag in tags if first_open is None or tag < first_open]
+            # An acknowledgement that does not get through is one that was never given.
+            with suppress(*LOST):
+                if together:
+                    await wire.basic_ack(together[-1], multiple=True, wait=False)
+                for tag in tags[len(together) :]:
+                    await wire.basic_ack(tag, wait=False)
 
     # --- the channel
 
@@ -328,12 +334,10 @@ class RabbitConsumer:
 
     async def _park_again(self, delivery: Delivery) -> None:
         """It was due later than the delays reach: here is the rest."""
-        self._held += 1
         try:
             await self._republish(delivery.message, delivery.count - 1)
         except BrokerUnavailable as error:
             log.warning("not_parked_again", key=delivery.message.key, error=str(error))
-            self._held -= 1
             self._lose("a message that is not due could not be parked again")
             return
         self.done(delivery.token)
@@ -344,7 +348,6 @@ class RabbitConsumer:
             return  # the channel does it
         waiting, self._buffer = self._buffer, deque()
         for delivery in waiting:
-            self._held += 1
             with suppress(BrokerUnavailable):
                 await self.release(delivery)
 
@@ -373,7 +376,7 @@ class RabbitConsumer:
         self._lost = self._lost or why
         self._buffer.clear()
         self._letters.clear()
-        self._held = 0
+        self._out.clear()
         self._bell.ring()
         self._on_lost()
 

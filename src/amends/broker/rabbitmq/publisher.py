@@ -42,6 +42,8 @@ log = Log("amends.broker")
 IN_FLIGHT_MAX: Final = 128
 #: Parcels to one inbox that are under way; what comes meanwhile travels together in the next one.
 PARCELS_IN_FLIGHT_MAX: Final = 2
+#: How long closing waits for confirmations.
+CLOSING_S: Final = 5.0
 #: RabbitMQ 4 takes 16 MiB by default, and nothing that the engine sends comes near.
 BODY_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -101,17 +103,17 @@ class Publisher:
         """Publish one AMQP message and wait until it is confirmed. `queue` is the logical name of
         the queue that it is to reach, if that may have to be declared again.
         """
-        async with self._slots:
-            try:
-                with self._deadlines.within(self._timeout_s):
+        try:
+            with self._deadlines.within(self._timeout_s):
+                async with self._slots:
                     await self._until_confirmed(exchange, key, mail, queue)
-            except TimeoutError:
-                blocked = await self.is_blocked()
-                raise BrokerUnavailable(
-                    f"RabbitMQ did not confirm a message to {key!r} within {self._timeout_s:g} s"
-                    f"{': it takes none, because of a memory or disk alarm' if blocked else ''}. It "
-                    "may have been published; publishing it again under its id is safe"
-                ) from None
+        except TimeoutError:
+            blocked = await self.is_blocked()
+            raise BrokerUnavailable(
+                f"RabbitMQ did not confirm a message to {key!r} within {self._timeout_s:g} s"
+                f"{': it takes none, because of a memory or disk alarm' if blocked else ''}. It "
+                "may have been published; publishing it again under its id is safe"
+            ) from None
         self.published += 1
 
     async def is_blocked(self) -> bool:
@@ -119,9 +121,12 @@ class Publisher:
         return await self._connection.is_blocked()
 
     async def close(self) -> None:
-        """Finish what is under way, within its time."""
-        while self._sending:
-            await asyncio.wait(self._sending)
+        """Finish what is under way, or give it up: then whoever published it is told."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=CLOSING_S)
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
 
     # --- on the way
 
