@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from amends.broker.commit import Committer, SequentialCommitter
 from amends.broker.memory import MemoryBroker
@@ -16,6 +15,10 @@ from amends.errors import UsageError
 from amends.settings import Settings, shown
 from amends.stores.memory import MemoryStore
 from amends.stores.port import EventStore
+
+if TYPE_CHECKING:
+    from amends.broker.rabbitmq import RabbitBroker
+    from amends.broker.rabbitmq.topology import Finding
 
 _MEMORY: Final = "memory://"
 
@@ -32,19 +35,20 @@ class Backend:
 
 @asynccontextmanager
 async def open_backend(
-    settings: Settings, *, engine: bool, clock: Clock | None = None
+    settings: Settings, *, engine: bool, connect: bool = True, clock: Clock | None = None
 ) -> AsyncIterator[Backend]:
     """Open what the settings name, and close it at the end.
 
     `engine` says whether an engine will run on it: on an embedded file there can be one, over a
-    broker that processes share there can be many.
+    broker that processes share there can be many. `connect=False` does not look for such a broker
+    until it is needed, for those who only read the store.
 
-    Raises UsageError for settings that name nothing we have, EngineAlreadyRunning, BrokerUnavailable,
-    and what the store raises when it cannot be opened.
+    Raises UsageError for settings that name nothing we have, EngineAlreadyRunning, BrokerRefused,
+    BrokerUnavailable, and what the store raises when it cannot be opened.
     """
     clock = clock or SystemClock()
     if not settings.is_embedded:
-        opening = _open_apart(settings, clock)
+        opening = _open_apart(settings, clock, connect=connect)
     elif settings.partitions != 1:
         raise UsageError(
             f"AMENDS_PARTITIONS={settings.partitions}: the embedded broker has one engine, and so "
@@ -56,6 +60,24 @@ async def open_backend(
         opening = _open_embedded(settings, clock, engine=engine)
     async with opening as backend:
         yield backend
+
+
+async def set_up_broker(settings: Settings, queues: Sequence[str]) -> Sequence[Finding]:
+    """Declare all that a broker apart needs, with these queues; what was made, and what differs.
+
+    What is there and differs is left as it is. Raises UsageError on the embedded broker, which
+    needs none of it, BrokerRefused, BrokerUnavailable.
+    """
+    if settings.is_embedded:
+        raise UsageError(
+            "the embedded broker is in the store's file, and there is nothing to set up. Nothing "
+            "was done. For RabbitMQ, set AMENDS_BROKER=amqp://…"
+        )
+    broker = _rabbit(settings, SystemClock())
+    try:
+        return await broker.set_up(queues)
+    finally:
+        await broker.close()
 
 
 @asynccontextmanager
@@ -95,11 +117,13 @@ async def _open_embedded(
 
 
 @asynccontextmanager
-async def _open_apart(settings: Settings, clock: Clock) -> AsyncIterator[Backend]:
+async def _open_apart(settings: Settings, clock: Clock, *, connect: bool) -> AsyncIterator[Backend]:
     """A store and a broker that know nothing of each other."""
-    # The broker first: when it cannot be used, no file is made for nothing.
-    broker = await _open_broker(settings, clock)
+    broker = _rabbit(settings, clock)
     try:
+        if connect:
+            # Before the store: when it cannot be reached, no file is made for nothing.
+            await broker.connect()
         store = await _open_store(settings, clock)
         try:
             yield Backend(store, broker, SequentialCommitter(store, broker), clock)
@@ -109,14 +133,14 @@ async def _open_apart(settings: Settings, clock: Clock) -> AsyncIterator[Backend
         await broker.close()
 
 
-async def _open_broker(settings: Settings, clock: Clock) -> Broker:
+def _rabbit(settings: Settings, clock: Clock) -> RabbitBroker:
     if not settings.broker.startswith(("amqp://", "amqps://")):
         raise UsageError(
             f"AMENDS_BROKER={shown(settings.broker)}: use embedded, or amqp://… or amqps://… for "
             "RabbitMQ. Nothing was opened"
         )
     try:
-        adapter = import_module("amends.broker.rabbitmq")
+        from amends.broker.rabbitmq import BrokerAddress, RabbitBroker  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UsageError(
             f"AMENDS_BROKER={shown(settings.broker)} needs a client of RabbitMQ, and "
@@ -124,22 +148,22 @@ async def _open_broker(settings: Settings, clock: Clock) -> Broker:
             "pip install 'amends[rabbitmq]'"
         ) from error
     password = settings.broker_password
-    address = adapter.BrokerAddress.parse(
+    address = BrokerAddress.parse(
         settings.broker,
         user=settings.broker_user,
         password=None if password is None else password.get_secret_value(),
         ca_file=settings.broker_ca_file,
         cert_file=settings.broker_cert_file,
         key_file=settings.broker_key_file,
+        heartbeat_s=settings.broker_heartbeat_s,
     )
-    broker: Broker = await adapter.RabbitBroker.open(
+    return RabbitBroker(
         address,
         settings.broker_prefix,
         clock,
         partitions=settings.partitions,
         publish_timeout_s=settings.publish_timeout_s,
     )
-    return broker
 
 
 async def _open_store(settings: Settings, clock: Clock) -> EventStore:

@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     """The key of that certificate, unless it stands in the same file."""
 
     broker_heartbeat_s: Annotated[int, Field(ge=5, le=300)] = 10
-    """A connection on which nothing came for twice as long is taken for dead."""
+    """A connection on which nothing came for twice as long is taken for dead. Unless the address
+    says `?heartbeat=…`.
+    """
 
     publish_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """How long one publish may take, however often the connection is made anew meanwhile, until

@@ -12,7 +12,7 @@ import pytest
 from amends import App, Settings, UsageError
 from amends.backend import open_backend
 from amends.broker.commit import SequentialCommitter
-from amends.errors import BrokerClosed, NotAnAmendsStore, StoreClosed
+from amends.errors import BrokerClosed, BrokerUnavailable, NotAnAmendsStore, StoreClosed
 from tests.integration.apart import ADDRESS, BrokerApart, apart
 
 __all__ = ["apart"]
@@ -58,6 +58,18 @@ async def test_a_broker_apart_is_opened_and_closed_beside_its_store(
         await backend.store.end()
 
 
+async def test_a_broker_that_cannot_be_reached_is_found_out_before_a_file_is_made(
+    apart: BrokerApart, settings: Settings, tmp_path: Path
+) -> None:
+    apart.is_down = BrokerUnavailable("down")
+    with pytest.raises(BrokerUnavailable):
+        async with open_backend(settings, engine=True):
+            pass
+    assert is_empty(tmp_path)
+    async with open_backend(settings, engine=False, connect=False) as backend:
+        assert await backend.store.end() == -1
+
+
 async def test_over_a_broker_apart_many_engines_share_a_file(
     apart: BrokerApart, settings: Settings
 ) -> None:
@@ -95,7 +107,7 @@ async def test_an_unknown_kind_of_broker_is_refused_before_a_file_is_made(tmp_pa
 async def test_without_its_client_rabbitmq_is_refused_before_a_file_is_made(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "amends.broker.rabbitmq.broker", None)
+    monkeypatch.setitem(sys.modules, "amends.broker.rabbitmq", None)
     with pytest.raises(UsageError, match=r"pip install 'amends\[rabbitmq\]'") as refused:
         async with open_backend(settings, engine=True):
             pass

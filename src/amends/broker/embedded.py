@@ -317,7 +317,7 @@ class EmbeddedBroker:
         """See `Broker.discard`."""
         return await self._perform(rows.discard(ids))
 
-    async def depths(self) -> list[QueueDepth]:
+    async def depths(self, queues: Sequence[str] = ()) -> list[QueueDepth]:
         """See `Broker.depths`. Counts every waiting message: not for a busy loop."""
         self._check_open()
         ready_sql, delayed_sql = rows.DEPTH_QUERIES

@@ -289,7 +289,7 @@ class MemoryBroker:
         self._memory.dead = [letter for letter in self._memory.dead if letter.message.id not in ids]
         return taken
 
-    async def depths(self) -> list[QueueDepth]:
+    async def depths(self, queues: Sequence[str] = ()) -> list[QueueDepth]:
         """See `Broker.depths`."""
         self._check_open()
         return [self._depth(queue) for _, queue in sorted(self._memory.queues.items())]

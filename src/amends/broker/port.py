@@ -186,8 +186,12 @@ class Broker(Protocol):
         """Delete dead letters for good; how many there were."""
         ...
 
-    async def depths(self) -> list[QueueDepth]:
-        """How full each declared queue is, by name."""
+    async def depths(self, queues: Sequence[str] = ()) -> list[QueueDepth]:
+        """How full each declared queue is, by name. Makes none.
+
+        A broker that cannot list what was declared knows the queues of the processes that run,
+        and those of these `queues` that exist.
+        """
         ...
 
     async def processes(self) -> list[Process]:

@@ -1,29 +1,22 @@
-"""`amends list` and `amends status`: many instances at a glance."""
+"""`amends list`: many instances at a glance."""
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Group
 from rich.text import Text
 
-from amends.broker.port import QueueDepth
-from amends.broker.topology import INBOX_PREFIX
 from amends.cli.opening import looking, run
 from amends.cli.options import Db, Json, check_saga, parse_age
 from amends.cli.output import busy, clean, emit, note, show
-from amends.cli.render import UNREADABLE, span, stamp, state_of, state_text, table
+from amends.cli.render import span, stamp, state_of, state_text, table
 from amends.domain.status import Status
-from amends.projections.counts import count_states
 from amends.projections.sagas import OpenStep, SagaSummary, newest_first
 
 router = typer.Typer()
 
-#: A message that waits in an inbox for longer means that nobody takes it.
-IDLE_S: Final = 30
 #: Of what an instance is at, and what is wrong; `amends show` has all of it.
 AT_CHARS_MAX: Final = 80
 
@@ -148,83 +141,3 @@ def _step_json(step: OpenStep) -> dict[str, Any]:
         "retry_at": step.retry_at,
         "error": None if step.error is None else f"{step.error.type}: {step.error.message}",
     }
-
-
-# --- status
-
-
-@router.command()
-def status(db: Db = None, json: Json = False) -> None:
-    """Show how many instances are in which state, and how full the queues are."""
-    run(_status(db=db, json=json))
-
-
-async def _status(*, db: str | None, json: bool) -> None:
-    counts: Counter[tuple[str, str]] = Counter()
-    async with looking(db) as client:
-        with busy("reading the log"):
-            for (saga, state), count in (await count_states(client.backend.store)).items():
-                counts[saga, UNREADABLE if state is None else str(state)] = count
-        depths = await client.backend.broker.depths()
-        now = client.backend.clock.now()
-        store = client.settings.store
-    if json:
-        emit(_status_json(store, counts, depths))
-        return
-    show(Text.assemble(("store  ", "dim"), store))
-    if counts:
-        show(Group("", _counts_table(counts)))
-    else:
-        note("no saga was started here yet")
-    if depths:
-        show(Group("", _depths_table(depths, now)))
-    for hint in _hints(depths, now):
-        note(hint)
-
-
-def _status_json(
-    store: str, counts: Counter[tuple[str, str]], depths: list[QueueDepth]
-) -> dict[str, Any]:
-    states: Counter[str] = Counter()
-    by_saga: dict[str, dict[str, int]] = {}
-    for (saga, state), count in sorted(counts.items()):
-        states[state] += count
-        by_saga.setdefault(saga, {})[state] = count
-    return {
-        "store": store,
-        "instances": counts.total(),
-        "states": dict(states),
-        "sagas": by_saga,
-        "queues": [depth._asdict() for depth in depths],
-    }
-
-
-def _counts_table(counts: Counter[tuple[str, str]]) -> Any:
-    made = table("saga", "state", "instances", right=("instances",))
-    for (saga, state), count in sorted(counts.items()):
-        made.add_row(saga, state_text(state), f"{count:,}")
-    return made
-
-
-def _depths_table(depths: list[QueueDepth], now: datetime) -> Any:
-    numbers = ("ready", "delayed", "dead", "oldest")
-    made = table("queue", *numbers, right=numbers)
-    for depth in depths:
-        made.add_row(
-            depth.queue,
-            f"{depth.ready:,}",
-            f"{depth.delayed:,}",
-            Text(f"{depth.dead:,}", style="bold red" if depth.dead else ""),
-            "" if depth.oldest is None else span(now - depth.oldest),
-        )
-    return made
-
-
-def _hints(depths: list[QueueDepth], now: datetime) -> list[str]:
-    hints = []
-    waiting = [d.oldest for d in depths if d.oldest and d.queue.startswith(INBOX_PREFIX)]
-    if waiting and (now - min(waiting)).total_seconds() > IDLE_S:
-        hints.append("messages wait in an inbox: is an engine running? (amends dev APP)")
-    if any(depth.dead for depth in depths):
-        hints.append("messages were put aside for a person: amends dead list")
-    return hints

@@ -23,10 +23,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def looking(db: str | None, app: App | None = None) -> AsyncIterator[Client]:
-    """A client that only reads. Raises Stop with code 3, and makes nothing, if there is no store."""
+    """A client that only reads. Raises Stop with code 3, and makes nothing, if there is no store.
+
+    A broker apart from the store need not be there unless it is looked at.
+    """
     settings = _existing(Settings.of(db))
     async with (
-        open_backend(settings, engine=False) as backend,
+        open_backend(settings, engine=False, connect=False) as backend,
         Client(app or App(), backend, settings) as client,
     ):
         yield client

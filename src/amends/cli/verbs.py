@@ -22,7 +22,7 @@ MODULES: Final = {
     "worker": "running",
     "start": "start",
     "list": "listing",
-    "status": "listing",
+    "status": "status",
     "show": "showing",
     "signal": "acting",
     "cancel": "acting",
@@ -33,6 +33,7 @@ MODULES: Final = {
     "reconcile": "checking",
     "purge": "purging",
     "dead": "dead",
+    "broker": "broker",
 }
 
 

@@ -316,10 +316,10 @@ class FaultyBroker:
         self._faults.points.check_alive()
         return await self._broker.discard(ids)
 
-    async def depths(self) -> list[QueueDepth]:
+    async def depths(self, queues: Sequence[str] = ()) -> list[QueueDepth]:
         """See `Broker.depths`."""
         self._faults.points.check_alive()
-        return await self._broker.depths()
+        return await self._broker.depths(queues)
 
     async def processes(self) -> list[Process]:
         """See `Broker.processes`."""

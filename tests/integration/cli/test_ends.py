@@ -38,6 +38,7 @@ def test_the_help_documents_the_exit_codes(amends: Amends) -> None:
         "resolve",
         "events",
         "replay",
+        "broker",
     ]:
         assert f" {verb} " in text
         assert max(map(len, amends.ok(verb, "--help").out.splitlines())) <= 80

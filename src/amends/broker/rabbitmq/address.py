@@ -81,8 +81,10 @@ class BrokerAddress:
         ca_file: str | None = None,
         cert_file: str | None = None,
         key_file: str | None = None,
+        heartbeat_s: int = _SECONDS["heartbeat"][2],
     ) -> BrokerAddress:
         """Read `AMENDS_BROKER` and the settings beside it, of which None and "" say nothing.
+        `heartbeat_s` holds unless the address has a heartbeat.
 
         Raises InvalidSettings for what cannot be, what is said twice and differently, and files
         that are not there. No password is in it.
@@ -103,7 +105,7 @@ class BrokerAddress:
             user or _GUEST,
             password or _GUEST,
             one.vhost,
-            heartbeat_s=_seconds("heartbeat", one.parameters),
+            heartbeat_s=_seconds("heartbeat", one.parameters, heartbeat_s),
             connection_timeout_s=_seconds("connection_timeout", one.parameters),
             tls=one.scheme == "amqps",
             ca_file=files["cafile"],
@@ -247,9 +249,9 @@ def _parameters(query: str) -> dict[str, str]:
     return found
 
 
-def _seconds(name: str, parameters: dict[str, str]) -> int:
-    least, most, default = _SECONDS[name]
-    text = parameters.get(name, str(default))
+def _seconds(name: str, parameters: dict[str, str], otherwise: int | None = None) -> int:
+    least, most, usual = _SECONDS[name]
+    text = parameters.get(name, str(usual if otherwise is None else otherwise))
     if not _NUMBER.fullmatch(text) or not least <= int(text) <= most:
         _refuse(f"{name} is a whole number of seconds, from {least} to {most}")
     return int(text)

@@ -88,11 +88,18 @@ class RabbitBroker:
             address, prefix, clock, partitions=partitions, publish_timeout_s=publish_timeout_s
         )
         try:
-            async with broker._publishing.short_channel():
-                return broker
+            await broker.connect()
         except BaseException:
             await broker.close()
             raise
+        return broker
+
+    async def connect(self) -> None:
+        """Reach the server now, and not only when it is needed. Raises BrokerRefused,
+        BrokerUnavailable, InvalidSettings.
+        """
+        async with self._publishing.short_channel():
+            return
 
     # --- declaring
 
@@ -274,14 +281,16 @@ class RabbitBroker:
 
     # --- looking
 
-    async def depths(self) -> list[QueueDepth]:
-        """See `Broker.depths`. Of the queues that this process, or one that runs, has to do with."""
+    async def depths(self, queues: Sequence[str] = ()) -> list[QueueDepth]:
+        """See `Broker.depths`. Of those, and of what a process that runs, or this one, has to do
+        with.
+        """
         self._check_open()
         reports = await self._reports()
-        queues = set(self._declared | self._known)
+        known = self._declared | self._known | set(queues)
         for report in reports:
-            queues.update(report.queues, report.inboxes)
-        return await depths(self._consuming, self._names, sorted(queues), reports)
+            known.update(report.queues, report.inboxes)
+        return await depths(self._consuming, self._names, sorted(known), reports)
 
     async def processes(self) -> list[Process]:
         """See `Broker.processes`. Waits a moment for their answers."""

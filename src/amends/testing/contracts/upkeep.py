@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from amends.broker.port import Broker, DeadLetter, Message, QueueDepth
-from amends.errors import BrokerClosed
+from amends.errors import BrokerClosed, UsageError
 from amends.testing.clock import EPOCH, ManualClock
 from amends.testing.contracts.broker_base import (
     OTHER_QUEUE,
@@ -292,6 +292,14 @@ class DepthContract(BrokerContractBase):
         became_due = after(clock, -30)
         assert await depth_of(broker, queue) == QueueDepth(queue, 1, 0, 1, became_due)
         assert await depth_of(broker, other_queue) == QueueDepth(other_queue, 1, 0, 0, published)
+
+    async def test_depths_make_no_queue(self, broker: Broker, queue: str) -> None:
+        for _ in range(2):
+            names = [depth.queue for depth in await broker.depths([queue, "nowhere"])]
+            assert queue in names
+            assert "nowhere" not in names
+        with pytest.raises(UsageError):
+            await broker.publish([new_message("nowhere")])
 
 
 class BrokerLifecycleContract(BrokerContractBase):

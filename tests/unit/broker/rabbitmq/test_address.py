@@ -78,6 +78,8 @@ def test_every_part_is_read_as_it_was_meant(
     assert [tuple(node) for node in address.nodes] == where
     assert (address.user, address.password, address.vhost) == (user, password, vhost)
     assert (address.heartbeat_s, address.connection_timeout_s) == (20, 3)
+    assert parse(text, heartbeat_s=7).heartbeat_s == 20
+    assert parse("amqp://h", heartbeat_s=7).heartbeat_s == 7
     apart = f"amqp://{','.join(authority(*node) for node in where[:1])}/{encoded(vhost)}"
     assert parse(apart, user=user, password=password).password == password
 
@@ -291,7 +293,7 @@ def test_without_tls_there_is_no_context() -> None:
         ),
     ],
 )
-def test_files_that_are_something_else_are_refused(files: dict[str, str], reason: str) -> None:
+def test_files_that_are_something_else_are_refused(files: dict[str, Any], reason: str) -> None:
     address = parse("amqps://h", **files)
     with pytest.raises(InvalidSettings, match=reason):
         address.ssl_context()
