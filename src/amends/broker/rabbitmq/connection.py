@@ -25,6 +25,7 @@ from aiormq.exceptions import (
     ChannelInvalidStateError,
     ConnectionNotAllowed,
     IncompatibleProtocolError,
+    InvalidFrameError,
     ProbableAuthenticationError,
 )
 
@@ -42,11 +43,13 @@ LOST: Final = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, Timeo
 #: A request to the server (opening a channel, declaring a queue) that takes longer has failed.
 REQUEST_TIMEOUT_S: Final = 20.0
 
+#: The last one is what the client library makes of a virtual host that is not there.
 _REFUSED: Final = (
     AuthenticationError,
     ProbableAuthenticationError,
     ConnectionNotAllowed,
     ChannelAccessRefused,
+    InvalidFrameError,
 )
 
 

@@ -2,12 +2,14 @@
 
 A dead letter is the AMQP message that it was, with its headers and properties, and a few headers
 that say why. Reading takes messages without acknowledging them and hands them back, so it needs the
-queue for itself: whoever else reads waits.
+queue for itself. RabbitMQ does not keep other consumers off a quorum queue, so readers look whether
+they are alone, and whoever is not tries again a little later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from copy import copy
@@ -17,7 +19,7 @@ from uuid import UUID
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel as Wire
-from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
+from aiormq.exceptions import ChannelNotFoundEntity
 
 from amends.broker.port import DeadLetter
 from amends.broker.rabbitmq.connection import (
@@ -38,7 +40,6 @@ from amends.broker.rabbitmq.wire import (
     message_id_of,
     unpack,
 )
-from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
 from amends.errors import BrokerUnavailable
 
@@ -152,30 +153,19 @@ class DeadLetters:
                 await channel.close()
 
     async def _read_all(self) -> tuple[Any, Wire, list[DeliveredMessage]]:
-        for attempt in range(1, TRIES_MAX + 1):
+        dead = self._names.dead
+        for _ in range(TRIES_MAX):
             channel = await self._connection.channel()
             wire = await wire_of(channel)
             raws: asyncio.Queue[DeliveredMessage] = asyncio.Queue()
-            try:
-                declared = await wire.queue_declare(
-                    self._names.dead, passive=True, timeout=REQUEST_TIMEOUT_S
-                )
-                await wire.basic_consume(
-                    self._names.dead, raws.put, exclusive=True, timeout=REQUEST_TIMEOUT_S
-                )
-            except ChannelAccessRefused:
-                if attempt == TRIES_MAX:
-                    raise
-                await back_off(self._clock, attempt)
-                continue
-            found: list[DeliveredMessage] = []
-            with suppress(TimeoutError):
-                while True:
-                    expected = len(found) < (declared.message_count or 0)
-                    patience_s = QUIET_S if expected else RETURNING_S
-                    found.append(await asyncio.wait_for(raws.get(), patience_s))
-            return channel, wire, found
-        raise AssertionError("unreachable")
+            declared = await wire.queue_declare(dead, passive=True, timeout=REQUEST_TIMEOUT_S)
+            await wire.basic_consume(dead, raws.put, timeout=REQUEST_TIMEOUT_S)
+            readers = await wire.queue_declare(dead, passive=True, timeout=REQUEST_TIMEOUT_S)
+            if readers.consumer_count == 1:
+                return channel, wire, await _all_of(raws, declared.message_count or 0)
+            await channel.close()
+            await asyncio.sleep(random.uniform(0.1, 1.0))
+        raise BrokerUnavailable("others are reading the dead letters all the time: try again")
 
     def _letter(self, raw: DeliveredMessage) -> DeadLetter:
         properties = raw.header.properties
@@ -209,6 +199,15 @@ class DeadLetters:
             _utc(moment),
             count,
         )
+
+
+async def _all_of(raws: asyncio.Queue[DeliveredMessage], expected: int) -> list[DeliveredMessage]:
+    found: list[DeliveredMessage] = []
+    with suppress(TimeoutError):
+        while True:
+            patience_s = QUIET_S if len(found) < expected else RETURNING_S
+            found.append(await asyncio.wait_for(raws.get(), patience_s))
+    return found
 
 
 async def _take_away(wire: Wire, read: _Read) -> None:
