@@ -7,6 +7,16 @@ import pytest
 import structlog
 
 from amends.testing.clock import VirtualClock, VirtualTimeLoop, virtual_clock
+from tests.rabbitmq import (
+    private_rabbitmq,
+    rabbit_prefix,
+    rabbit_tls,
+    rabbitmq,
+    rabbitmq_process,
+)
+
+# Fixtures for all tests, besides those below.
+__all__ = ["private_rabbitmq", "rabbit_prefix", "rabbit_tls", "rabbitmq", "rabbitmq_process"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
