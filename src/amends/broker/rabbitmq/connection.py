@@ -30,12 +30,15 @@ from aiormq.exceptions import (
 )
 
 from amends.broker.rabbitmq.address import BrokerAddress
+from amends.broker.rabbitmq.unreadable import read_anything
 from amends.domain.backoff import backoff_s
 from amends.domain.clock import Clock
 from amends.errors import BrokerClosed, BrokerRefused, BrokerUnavailable, InvalidSettings
 from amends.telemetry import Log
 
 log = Log("amends.broker")
+
+read_anything()
 
 #: What goes wrong when a connection or a channel is lost, or cannot be made.
 LOST: Final = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, TimeoutError)

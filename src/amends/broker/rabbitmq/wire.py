@@ -130,49 +130,76 @@ def unpack(queue: str, delivered: DeliveredMessage) -> list[Arrived]:
     headers = properties.headers or {}
     count = 1 + _earlier(headers, bool(delivered.redelivered))
     try:
+        if properties.app_id != APP_ID:
+            raise ValueError("somebody else's")
         if properties.message_type == PARCEL:
             return [Arrived(message, count) for message in _open(queue, delivered.body)]
         return [Arrived(_message(queue, properties, headers, delivered.body), count)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         return [Arrived(_foreign(queue, properties, delivered.body), count)]
 
 
+def earlier_deliveries(headers: dict[str, Any]) -> int:
+    """How often a message was delivered before this journey began."""
+    return _natural(headers.get(EARLIER)) or 0
+
+
 def _earlier(headers: dict[str, Any], redelivered: bool) -> int:
-    earlier = headers.get(EARLIER)
-    counted = headers.get(DELIVERY_COUNT)
-    this_journey = counted if isinstance(counted, int) else int(redelivered)
-    return (earlier if isinstance(earlier, int) else 0) + this_journey
+    counted = _natural(headers.get(DELIVERY_COUNT))
+    this_journey = int(redelivered) if counted is None else counted
+    return earlier_deliveries(headers) + this_journey
+
+
+def _natural(value: object) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
 
 
 def _open(queue: str, body: bytes) -> Iterator[Message]:
     end = body.index(b"\n")
     place = end + 1
     index = from_json(body[:end])
-    if place + sum(entry[7] for entry in index) != len(body) or not index:
+    sizes = [entry[7] for entry in index]
+    if not sizes or min(sizes) < 0 or place + sum(sizes) != len(body):
         raise ValueError("the index does not fit what follows")
     for id, type, key, correlation, causation, trace, due, size in index:
-        yield Message(
-            UUID(id), queue, type, key, body[place : place + size], correlation, causation, trace,
-            None if due is None else datetime.fromisoformat(due),
-        )  # fmt: skip
+        part = body[place : place + size]
+        yield _checked(queue, id, type, key, part, correlation, causation, trace, due)
         place += size
 
 
 def _message(queue: str, properties: Properties, headers: dict[str, Any], body: bytes) -> Message:
-    if properties.app_id != APP_ID:
-        raise ValueError("somebody else's")
-    due = headers.get(DUE)
-    return Message(
-        UUID(message_id_of(properties)),
+    return _checked(
         queue,
+        message_id_of(properties),
         properties.message_type or "",
         headers[KEY],
         body,
         headers[CORRELATION],
         headers[CAUSATION],
         headers.get(TRACE),
-        None if due is None else datetime.fromisoformat(due),
+        headers.get(DUE),
     )
+
+
+def _checked(
+    queue: str,
+    id: Any,
+    type: Any,
+    key: Any,
+    body: bytes,
+    correlation: Any,
+    causation: Any,
+    trace: Any,
+    due: Any,
+) -> Message:
+    """A message of what should be its parts. Raises whatever one of them leads to that is not."""
+    for text in (type, key, correlation, causation, "" if trace is None else trace):
+        if not isinstance(text, str):
+            raise TypeError("not a text")
+    when = None if due is None else datetime.fromisoformat(due)
+    if when is not None and when.tzinfo is None:
+        raise ValueError("nobody knows when that is")
+    return Message(UUID(id), queue, type, key, body, correlation, causation, trace, when)
 
 
 def message_id_of(properties: Properties) -> str:
@@ -184,8 +211,8 @@ def _foreign(queue: str, properties: Properties, body: bytes) -> Message:
     """A message whose sender is none of ours, or that was spoilt on the way."""
     name = message_id_of(properties)
     id = blake2b(f"{name}\0{queue}\0".encode() + body, digest_size=16).digest()
-    type = str(properties.message_type or "")
-    return Message(UUID(bytes=id), queue, f"foreign {type}".strip(), name, body, "", "")
+    type = f"foreign {properties.message_type or ''}".strip()
+    return Message(UUID(bytes=id), queue, type, name, body, "", "")
 
 
 def sent_at(properties: Properties) -> datetime | None:
