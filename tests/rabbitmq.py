@@ -76,8 +76,8 @@ def rabbit_prefix(rabbitmq: str, request: pytest.FixtureRequest) -> Iterator[str
             yield prefix
         asyncio.run(delete(rabbitmq, queues, exchanges))
         return
-    yield prefix
     server: PrivateRabbitMQ = request.getfixturevalue("rabbitmq_process")
+    yield prefix
     mend(server)
     server.delete(prefix)
 

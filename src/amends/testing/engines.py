@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from amends.app import App
@@ -37,8 +38,9 @@ class SkewedClock:
 class EngineProcess:
     """An engine with a store, a broker and a clock of its own over what all processes share.
 
-    `shared` is a backend in memory. `backend` is the engine's own view of it, for tests that
-    spoil it in ways of their own.
+    `shared` is a backend in memory. `orchestrates` and `queues` are the engine's part in the work.
+    `backend` is the engine's own view of what is shared, for tests that spoil it in ways of their
+    own.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class EngineProcess:
         faults: Faults,
         *,
         ahead_s: float = 0.0,
+        orchestrates: bool = True,
+        queues: Sequence[str] | None = None,
     ) -> None:
         assert isinstance(shared.store, MemoryStore)
         assert isinstance(shared.broker, MemoryBroker)
@@ -58,7 +62,7 @@ class EngineProcess:
         broker = FaultyBroker(self._broker, faults)
         clock = SkewedClock(shared.clock, ahead_s) if ahead_s else shared.clock
         self.backend = Backend(store, broker, SequentialCommitter(store, broker), clock)
-        self.engine = Engine(app, self.backend, settings)
+        self.engine = Engine(app, self.backend, settings, orchestrates=orchestrates, queues=queues)
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self, client: Client | None = None) -> None:

@@ -144,8 +144,9 @@ async def until_at_rest(client: Client, instance: InstanceId) -> None:
 def amends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Amends]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))  # and what a command adds is taken back
-    for name in [name for name in os.environ if name.startswith("AMENDS_")]:
-        monkeypatch.delenv(name)
+    for name in os.environ:
+        if name.startswith("AMENDS_") and not name.startswith("AMENDS_TEST_"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "80")
     handlers, level = logging.root.handlers[:], logging.root.level
     yield Amends()
