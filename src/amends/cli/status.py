@@ -185,7 +185,7 @@ def _hints(overview: Overview) -> Iterator[str]:
 
 
 def _unserved(inboxes: Sequence[QueueDepth], depths: Sequence[QueueDepth]) -> Iterator[str]:
-    if lonely := [depth.queue for depth in inboxes if depth.owner is None]:
+    if lonely := [depth.queue for depth in inboxes if depth.owner is None and not depth.consumers]:
         yield (
             f"nobody owns {', '.join(lonely)}: is an orchestrator running? "
             "(amends orchestrator APP, or amends dev APP)"

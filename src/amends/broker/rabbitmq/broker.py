@@ -301,7 +301,7 @@ class RabbitBroker:
         if self._membership.is_running:
             await self._membership.joined()
             return self._membership.reports()
-        return await census(self._consuming, self._publisher, self._names)
+        return await census(self._consuming, self._publisher, self._names, self._clock)
 
     def _report(self, kind: str) -> Report:
         live = [*self._consumers, *(c for each in self._inboxes for c in each.consumers())]

@@ -238,8 +238,14 @@ async def listen(
     await wire.basic_consume(queue, hear, no_ack=True, timeout=REQUEST_TIMEOUT_S)
 
 
-async def census(connection: Connection, publisher: Publisher, names: Names) -> list[Report]:
-    """Ask who is there, without being one of them."""
+async def census(
+    connection: Connection, publisher: Publisher, names: Names, clock: Clock
+) -> list[Report]:
+    """Ask who is there, without being one of them.
+
+    While the server takes nothing, because of an alarm, nobody is heard: then this process is all
+    there is, and says that it is blocked.
+    """
     heard: dict[str, Report] = {}
 
     async def hear(delivered: DeliveredMessage) -> None:
@@ -251,8 +257,14 @@ async def census(connection: Connection, publisher: Publisher, names: Names) -> 
         async with connection.short_channel() as wire:
             await listen(wire, names, hear)
             me = Report(kind=HELLO, member=f"census:{token_hex(8)}", name=process_name())
-            await publisher.send(names.members, "", encode(me))
+            asking = asyncio.ensure_future(publisher.send(names.members, "", encode(me)))
             await asyncio.sleep(ANSWERS_S)
+            if not asking.done() and await publisher.is_blocked():
+                # Nobody can answer either. What can be said is that this process is blocked, too.
+                asking.cancel()
+                blocked = me.model_copy(update={"kind": HERE, "blocked_since": clock.now()})
+                return [blocked]
+            await asking
     except LOST as error:
         raise BrokerUnavailable(f"the members cannot be asked: {describe(error)}") from error
     return sorted(heard.values(), key=lambda report: report.name)
