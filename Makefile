@@ -19,7 +19,8 @@ $(STAMP): pyproject.toml requirements.lock scripts/make-venv
 demo: $(STAMP) ## Run the payments example; FILE=pain001.xml pays your own file
 	@$(PY) -m examples.payments $(if $(FILE),--file "$(FILE)")
 
-test: $(STAMP) ## Run every test
+test: $(STAMP) ## Run every test; installs rabbitmq-server if it is missing, and does not start it
+	@scripts/install-rabbitmq
 	$(PY) -m pytest tests
 
 # One target per check, so that `make --keep-going check` reports everything that is wrong.

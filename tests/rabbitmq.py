@@ -68,13 +68,13 @@ def rabbitmq(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def rabbit_prefix(rabbitmq: str, request: pytest.FixtureRequest) -> Iterator[str]:
+def rabbit_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
     """A prefix for names that no other test has. What has such a name is deleted after the test."""
     prefix = f"test-{uuid4().hex[:12]}"
-    if URL_VARIABLE in os.environ:
+    if URL_VARIABLE in os.environ and "private_rabbitmq" not in request.fixturenames:
         with declared_names(prefix) as (queues, exchanges):
             yield prefix
-        asyncio.run(delete(rabbitmq, queues, exchanges))
+        asyncio.run(delete(os.environ[URL_VARIABLE], queues, exchanges))
         return
     server: PrivateRabbitMQ = request.getfixturevalue("rabbitmq_process")
     yield prefix

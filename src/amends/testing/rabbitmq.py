@@ -42,6 +42,9 @@ __all__ = ["PrivateRabbitMQ", "RabbitMQError", "RabbitMQMissing", "TlsFiles", "f
 START_TIMEOUT_S: Final = 60.0
 CALL_TIMEOUT_S: Final = 30.0
 
+#: How much of a log an error shows: what was wrong comes first, then what broke of it.
+LOG_LINES: Final = 60
+
 #: The first words of a client, and of the server's answer: a method frame.
 AMQP_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 METHOD_FRAME: Final = b"\x01"
@@ -311,7 +314,9 @@ class PrivateRabbitMQ:
             return ""
         log = self._process.folder / "log" / f"{self._identity.node}.log"
         files = [file for file in (self._process.output, log) if file.exists()]
-        lines = [line for f in files for line in f.read_text(errors="replace").splitlines()[-30:]]
+        lines = [
+            line for f in files for line in f.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        ]
         return "".join(f"\n| {line}" for line in lines)
 
 

@@ -128,6 +128,7 @@ class Identity:
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_SCHEDULER_BIND_TYPE": "u",  # it shares its processors with the tests
             "ERL_CRASH_DUMP_SECONDS": "0",  # none: it would go with the folder
+            "ERL_INETRC": str(folder / "inetrc"),  # it knows localhost, and asks no name server
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(epmd_port),
             # An epmd that Erlang starts by itself is a daemon, and would stay.
@@ -140,6 +141,7 @@ class Identity:
         cookie.write_text(secrets.token_hex(16))
         cookie.chmod(0o400)
         (folder / "enabled_plugins").write_text("[].\n")
+        (folder / "inetrc").write_text('{host, {127,0,0,1}, ["localhost"]}.\n{lookup, [file]}.\n')
         (folder / "rabbitmq.conf").write_text(self.configuration())
         link_without_plugins(server.resolve().parents[1], folder / "home")
 

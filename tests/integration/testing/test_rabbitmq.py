@@ -26,6 +26,7 @@ from amends.testing.rabbitmq import (
     find_server,
 )
 from amends.testing.rabbitmq_files import free_ports
+from tests.rabbitmq import declared_names, delete
 
 QUORUM: FieldTable = {"x-queue-type": "quorum"}
 PATIENCE_S = 10.0
@@ -270,3 +271,18 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ports_are_free_and_different() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
+
+
+async def test_what_a_test_declared_on_a_named_server_is_deleted(
+    private_rabbitmq: PrivateRabbitMQ, rabbit_prefix: str
+) -> None:
+    with declared_names(rabbit_prefix) as (queues, exchanges):
+        async with await aio_pika.connect(private_rabbitmq.url) as connection:
+            channel = await connection.channel()
+            await channel.declare_queue(f"{rabbit_prefix}.queue", durable=True, arguments=QUORUM)
+            await channel.declare_exchange(f"{rabbit_prefix}.exchange", durable=True)
+            await channel.declare_queue(exclusive=True)
+    assert (queues, exchanges) == ({f"{rabbit_prefix}.queue"}, {f"{rabbit_prefix}.exchange"})
+    await delete(private_rabbitmq.url, queues, exchanges)
+    listed = private_rabbitmq.eval("{rabbit_amqqueue:list(), rabbit_exchange:list()}")
+    assert rabbit_prefix not in listed
