@@ -96,6 +96,12 @@ class Publisher:
         under_way = [self._begin(message, earlier) for message in messages]
         outcomes = await asyncio.gather(*under_way, return_exceptions=True)
         for outcome in outcomes:
+            if isinstance(outcome, asyncio.CancelledError):
+                # Not the caller's: `close` gave it up.
+                raise BrokerUnavailable(
+                    "the broker was closed before a message was confirmed. It may have been "
+                    "published; publishing it again under its id is safe"
+                )
             if isinstance(outcome, BaseException):
                 raise outcome
 
@@ -253,9 +259,13 @@ class _Box:
             await self._send(self._queue, [message for message, _ in taken])
         except BaseException as error:
             for _, sent in taken:
-                if not sent.done():
+                if sent.done():
+                    continue
+                if isinstance(error, Exception):
                     sent.set_exception(error)
                     sent.exception()  # nobody may wait any more
+                else:
+                    sent.cancel()
             if not isinstance(error, Exception):
                 raise
         else:
