@@ -105,10 +105,11 @@ def test_what_nobody_sees_to_is_pointed_out(shared: Amends, apart: BrokerApart) 
         depth("commands.ledger", consumers=0),
         depth("inbox.0", owner=ONE),
         depth("inbox.1", consumers=0),
-        depth("inbox.2"),
+        depth("inbox.2"),  # served by one who did not answer
+        depth("inbox.3", consumers=0),
     ]
     ran = shared.ok("status")
-    assert "nobody owns inbox.1, inbox.2: is an orchestrator running?" in ran.err
+    assert "nobody owns inbox.1, inbox.3: is an orchestrator running?" in ran.err
     assert "nobody consumes commands.ledger: amends worker APP --queues ledger" in ran.err
 
 
