@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
+
 from benchmarks.measure import check
 
 
@@ -39,6 +41,12 @@ def heard(process: subprocess.Popen[str], word: str) -> Any:
     said = json.loads(line)
     check(said["said"] == word, f"the process was not {word}", said=said)
     return said
+
+
+def cpu_s_of(process: subprocess.Popen[str]) -> float:
+    """User and system time of a process that runs."""
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def say(word: str, **more: object) -> None:

@@ -1,7 +1,8 @@
 """W1 to W5: closed loops, in which the next saga is started when one is done.
 
-Client and engine share the process, as they do in an application that embeds the engine. A run
-warms up, measures, and then reads every journal to see that each saga was done exactly once.
+On the embedded default client and engine share the process, as they do in an application that
+embeds the engine; `benchmarks.deployment` says what else there is. A run warms up, measures, and
+then reads every journal to see that each saga was done exactly once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from benchmarks.cases import (
     finish_all,
     warm_up,
 )
+from benchmarks.deployment import Deployment, deployed
 from benchmarks.measure import CpuMeter, Figures, drive, rss_bytes
 
 
@@ -39,6 +41,8 @@ class ClosedLoop:
     n: int
     inflight: int
     case: Case | None = None
+    workers: int = 0
+    """On RabbitMQ, where there are any; see `benchmarks.deployment`."""
 
     @property
     def name(self) -> str:
@@ -50,14 +54,24 @@ class ClosedLoop:
 
     async def run(self, file: Path, watch: AbstractContextManager[object]) -> list[Figures]:
         """Run it on a new file; `watch` is entered while it is measured. Raises CheckFailed."""
-        async with s.app.run(file) as client:
-            await warm_up(client)
+        async with deployed(file, self.workers) as deployment:
+            await warm_up(deployment.client)
             if self.case is None:
-                return [await _sleepers(client, self, watch)]
-            return [await _throughput(client, self, self.case, watch)]
+                return [await _sleepers(deployment.client, self, watch)]
+            return [await _throughput(deployment, self, self.case, watch)]
+
+    def on_rabbitmq(self, workers: int) -> Self:
+        """The same with so many workers; one goes without saying."""
+        some = f"/{workers}" if workers > 1 else ""
+        return replace(
+            self,
+            key=f"{self.key}/rabbitmq{some}",
+            what=f"{self.what}, RabbitMQ{f', {workers} workers' if some else ''}",
+            workers=workers,
+        )
 
 
-WORKLOADS: Final = (
+ON_ONE_FILE: Final = (
     ClosedLoop(key="W1/64", what="transfer", n=2000, inflight=64, case=TRANSFER),
     ClosedLoop(key="W1/256", what="transfer", n=2000, inflight=256, case=TRANSFER),
     ClosedLoop(key="W1/1", what="transfer, one at a time", n=200, inflight=1, case=TRANSFER),
@@ -66,26 +80,36 @@ WORKLOADS: Final = (
     ClosedLoop(key="W4", what="fan-out of 100", n=20, inflight=4, case=FANOUT),
     ClosedLoop(key="W5/starts", what="sleepers", n=5000, inflight=64),
 )
+W1: Final = ON_ONE_FILE[0]
+WORKLOADS: Final = (
+    *ON_ONE_FILE,
+    *(each.on_rabbitmq(workers=1) for each in ON_ONE_FILE if each.case is not None),
+    W1.on_rabbitmq(workers=3),
+)
 
 
 async def _throughput(
-    client: Client, workload: ClosedLoop, case: Case, watch: AbstractContextManager[object]
+    deployment: Deployment, workload: ClosedLoop, case: Case, watch: AbstractContextManager[object]
 ) -> Figures:
-    with CpuMeter() as cpu, watch:
-        driven, ids = await finish_all(client, case, workload.n, workload.inflight)
+    client, n = deployment.client, workload.n
+    amqp = await deployment.amqp_messages()
+    with deployment.cpu_meter() as cpu, watch:
+        driven, ids = await finish_all(client, case, n, workload.inflight)
+    amqp = await deployment.amqp_messages() - amqp
     await check_journals(client, case.saga, ids, case.journal)
-    check_runs([(case, workload.n)])
+    check_runs(await deployment.runs(), [(case, n)])
     return Figures(
         workload=workload.name,
         what=workload.what,
-        n=workload.n,
+        n=n,
         inflight=workload.inflight,
         per_s=driven.per_s,
         steps_per_s=driven.per_s * case.journal["StepScheduled"],
         p50_ms=driven.percentile_ms(50),
         p99_ms=driven.percentile_ms(99),
-        cpu_s_per_1000=cpu.used_s / workload.n * 1000,
+        cpu_s_per_1000=cpu.used_s / n * 1000,
         others_cpus=cpu.others_cpus,
+        **deployment.costs(cpu, amqp, case.messages, n),
     )
 
 

@@ -9,7 +9,8 @@ PEER_SCRIPT  the peer's script. It is called with the name of a workload in lowe
 PEER_PYTHON  the interpreter for it; default: ours
 PEER_ARGS    what the script wants before the workload's name
 WORKLOADS    default: W1 W2 W3 W4 W5 W6. A name may go on in what only the peer knows: for W6SRV
-             we run W6, and the peer `w6srv`
+             we run W6, and the peer `w6srv`; and behind a slash in what only we know: for
+             W1/rabbitmq, or W1/64/rabbitmq/3, we run that, and the peer `w1`
 ROUNDS       how often each workload is run, 3; who begins changes from round to round
 KEEP         a file for all rows. The table covers those that it has from before, too; without
              PEER_SCRIPT nothing is run, and it is their table
@@ -137,9 +138,13 @@ def take(
 
 def _ours(word: str, number: int, environment: Mapping[str, str]) -> list[Taken]:
     command = [sys.executable, "-m", "benchmarks.run"]
-    name = _workload(word)
+    name, (_, *ours) = _workload(word), word.split("/")
     # In full, as the peer does it.
-    wanted = {"WORKLOADS": OUR_KEYS.get(name, name), "REPEATS": "1", "SCALE": "1"}
+    wanted = {
+        "WORKLOADS": "/".join([OUR_KEYS.get(name, name), *ours]),
+        "REPEATS": "1",
+        "SCALE": "1",
+    }
     rows, others_cpus = _run(command, {**environment, **wanted})
     return [Taken(OURS, number, word, others_cpus, row) for row in rows]
 
@@ -147,7 +152,8 @@ def _ours(word: str, number: int, environment: Mapping[str, str]) -> list[Taken]
 def _peers(word: str, number: int, environment: Mapping[str, str]) -> list[Taken]:
     python = environment.get("PEER_PYTHON") or sys.executable
     script = Path(environment["PEER_SCRIPT"])
-    command = [python, str(script), *environment.get("PEER_ARGS", "").split(), word.lower()]
+    theirs, *_ = word.lower().split("/")
+    command = [python, str(script), *environment.get("PEER_ARGS", "").split(), theirs]
     rows, others_cpus = _run(command, {**environment, "BENCH_REPEATS": "1"})
     return [
         Taken(str(row.get("peer", script.stem)), number, word, others_cpus, ours_of(row))

@@ -101,7 +101,7 @@ class Turns(_LongJournals):
                     handle = await client.start(case.saga, case.input, id=f"ledger-{number}")
                     await handle.signal(s.closed, "by hand")
                     ids.append(await finish(handle, case))
-            check_runs([(case, self.sagas)])
+            check_runs(s.RUNS, [(case, self.sagas)])
             await check_journals(client, case.saga, ids, case.journal)
         return [
             Figures(
@@ -129,12 +129,12 @@ class Replays(_LongJournals):
             await warm_up(client)
             async with asyncio.timeout(TIMEOUT_S):
                 await asyncio.gather(*[_write(client, id, case) for id in ids])
-            check_runs([(case, self.sagas)])
+            check_runs(s.RUNS, [(case, self.sagas)])
         async with s.app.run(file) as client:
             parts = [await _read_and_replay(client, id) for id in ids]
             with CpuMeter() as cpu, watch:
                 resumed_s = [await _resume(client, id, case) for id in ids]
-            check_runs([(case, self.sagas)])
+            check_runs(s.RUNS, [(case, self.sagas)])
             await check_journals(client, case.saga, ids, case.journal)
         return [
             Figures(

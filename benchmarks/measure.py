@@ -36,6 +36,8 @@ class Figures:
     what: str
     n: int
     inflight: int | None = None
+    workers: int | None = None
+    """Processes that run activities for another that runs the sagas."""
     journal_events: int | None = None
     """How long the journals were at which it was measured."""
     rate_per_s: float | None = None
@@ -46,6 +48,16 @@ class Figures:
     p50_ms: float | None = None
     p99_ms: float | None = None
     cpu_s_per_1000: float | None = None
+    orchestrator_cpu_s_per_1000: float | None = None
+    """The share in it of the process that runs the sagas and the client."""
+    workers_cpu_s_per_1000: float | None = None
+    broker_cpu_s_per_1000: float | None = None
+    messages_per_saga: float | None = None
+    """The engine's own; several may travel in one of AMQP's."""
+    amqp_per_saga: float | None = None
+    """Published, also those by which processes tell each other that they live: one a second."""
+    orchestrator_amqp_per_saga: float | None = None
+    workers_amqp_per_saga: float | None = None
     cpu_ms_per_turn: float | None = None
     settled_per_s: float | None = None
     """Starts a second until the last saga slept durably, not only was accepted."""
@@ -76,7 +88,15 @@ class Figures:
 
 
 #: What says which run it was; the others are its results.
-IDENTITY: Final = ("workload", "what", "n", "inflight", "journal_events", "killed_after_s")
+IDENTITY: Final = (
+    "workload",
+    "what",
+    "n",
+    "inflight",
+    "workers",
+    "journal_events",
+    "killed_after_s",
+)
 RESULTS: Final = tuple(
     field.name for field in fields(Figures) if field.name not in (*IDENTITY, "histogram")
 )
@@ -150,20 +170,35 @@ async def drive(n: int, inflight: int, call: Callable[[int], Awaitable[None]]) -
 
 
 class CpuMeter:
-    """The CPU time that the program takes while it is measured, and that others take from it."""
+    """The CPU time that the program takes while it is measured, and that others take from it.
 
-    def __init__(self) -> None:
-        self.used_s = 0.0
+    This process is the program's, with the children that it waits for, under the name `here`;
+    `parts` are more processes, by name, each with what gives the CPU time that it took so far.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, Callable[[], float]] | None = None, *, here: str = "here"
+    ) -> None:
+        self._parts = {here: cpu_s, **(parts or {})}
+        self.used_s_by: dict[str, float] = {}
         self.others_cpus = 0.0
         """How many CPUs other programs kept busy, on average: what made the figures noisy."""
 
+    @property
+    def used_s(self) -> float:
+        """What all parts took together."""
+        return sum(self.used_s_by.values())
+
     def __enter__(self) -> CpuMeter:
-        self._began = time.perf_counter(), cpu_s(), _busy_s()
+        self._began = time.perf_counter(), self._so_far_s(), _busy_s()
         return self
 
+    def _so_far_s(self) -> dict[str, float]:
+        return {part: used_s() for part, used_s in self._parts.items()}
+
     def __exit__(self, *_: object) -> None:
-        wall_s, used_s, busy_s = self._began
-        self.used_s = cpu_s() - used_s
+        wall_s, before_s, busy_s = self._began
+        self.used_s_by = {part: now - before_s[part] for part, now in self._so_far_s().items()}
         busy_s = _busy_s() - busy_s - self.used_s
         self.others_cpus = max(0.0, busy_s / (time.perf_counter() - wall_s))
 

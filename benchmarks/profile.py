@@ -5,71 +5,65 @@ snakeviz and its kind.
 
 Counts CPU time, thread by thread: waiting for the disk, the interpreter lock or a message is not
 in it. The event loop runs the engine, the client and the activities, and is watched while the
-workload is measured; the writer commits, and is watched from the warm-up on. The profiler itself
-makes small functions look dearer than they are, so measure before and after a change.
+workload is measured; the writer commits, and is watched from the warm-up on, and so are workers,
+which are processes of their own on RabbitMQ. The profiler itself makes small functions look dearer
+than they are, so measure before and after a change.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import cProfile
 import io
+import os
 import pstats
-import sys
 import tempfile
-import threading
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from site import getsitepackages
+from sysconfig import get_path
+from typing import Any, Final
 
 from benchmarks.measure import quiet
+from benchmarks.profiles import FOLDER, Profiles, of_workers
 from benchmarks.run import folder_on_disk
+from benchmarks.subsystems import shares
 from benchmarks.workloads import WORKLOADS
 
-LOOP = "event loop"
-WRITER = "amends-writer"
+#: What has less of a thread's time is not told.
+SHARE_MIN: Final = 0.001
 
 
-class Profiles:
-    """One profile of this thread while it is entered, and one of each thread started since."""
-
-    def __init__(self) -> None:
-        self.of: dict[str, cProfile.Profile] = {LOOP: cProfile.Profile(time.thread_time)}
-        # Since Python 3.12 a profile sees every thread by itself, and there can be one only.
-        if sys.version_info < (3, 12):
-            threading.setprofile(self._begin)
-
-    def __enter__(self) -> None:
-        self.of[LOOP].enable()
-
-    def __exit__(self, *_: object) -> None:
-        self.of[LOOP].disable()
-
-    def _begin(self, frame: FrameType, event: str, arg: Any) -> None:
-        """Called in a new thread, where the profile takes its place at once."""
-        name = threading.current_thread().name
-        if name == WRITER:
-            self.of[name] = cProfile.Profile(time.thread_time)
-            self.of[name].enable()
-
-
-def report(profiles: Profiles, top: int) -> str:
-    """Each thread by the time within each function, and the totals by the time below it too."""
+def report(threads: Mapping[str, pstats.Stats], top: int) -> str:
+    """Each thread by the time within each function, and within each subsystem; and all together by
+    the time below each function, too.
+    """
     out = io.StringIO()
-    for name, profile in profiles.of.items():
+    for name, stats in threads.items():
         print(f"=== {name}: time within the function itself", file=out)
-        pstats.Stats(profile, stream=out).sort_stats("tottime").print_stats(top)
-    print("=== all threads: time within the function and what it called", file=out)
-    totals(profiles, out).sort_stats("cumtime").print_stats(top)
-    here = f"{Path(__file__).resolve().parents[1]}/"
-    return out.getvalue().replace(here, "")
+        _print_to(out, stats).sort_stats("tottime").print_stats(top)
+        print(f"=== {name}: time by subsystem, with what it called that is written in C", file=out)
+        for subsystem, share_s, of_all in shares(stats):
+            if of_all >= SHARE_MIN:
+                print(f"{share_s:9.3f} s {of_all:6.1%}  {subsystem}", file=out)
+        print(file=out)
+    print("=== all: time within the function and what it called", file=out)
+    _print_to(out, totals(threads)).sort_stats("cumtime").print_stats(top)
+    text = out.getvalue()
+    for folder in (*getsitepackages(), get_path("stdlib"), Path(__file__).resolve().parents[1]):
+        text = text.replace(f"{folder}/", "")
+    return text
 
 
-def totals(profiles: Profiles, out: io.StringIO | None = None) -> pstats.Stats:
+def _print_to(out: io.StringIO, stats: Any) -> pstats.Stats:
+    stats.stream = out
+    printing: pstats.Stats = stats
+    return printing
+
+
+def totals(threads: Mapping[str, Any]) -> pstats.Stats:
     """All threads together."""
-    return pstats.Stats(*profiles.of.values(), stream=out or io.StringIO())
+    return pstats.Stats().add(*threads.values())
 
 
 def main() -> None:
@@ -83,11 +77,16 @@ def main() -> None:
     quiet()
     workload = WORKLOADS[options.workload].scaled(options.scale)
     profiles = Profiles()
-    with tempfile.TemporaryDirectory(prefix="amends-bench-", dir=folder_on_disk()) as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="amends-bench-", dir=folder_on_disk()) as folder,
+        tempfile.TemporaryDirectory() as kept,
+    ):
+        os.environ[FOLDER] = kept
         asyncio.run(workload.run(Path(folder) / "bench.db", profiles))
-    print(report(profiles, options.top))
+        threads = profiles.stats() | of_workers(Path(kept))
+    print(report(threads, options.top))
     if options.out is not None:
-        totals(profiles).dump_stats(options.out)
+        totals(threads).dump_stats(options.out)
 
 
 if __name__ == "__main__":

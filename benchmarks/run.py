@@ -1,8 +1,9 @@
-"""Run the benchmarks of the embedded default: `make bench`, or `python -m benchmarks.run`.
+"""Run the benchmarks: `make bench`, or `python -m benchmarks.run`.
 
 One JSON object a line on stdout, a table on stderr. The environment chooses:
 
-WORKLOADS   names or keys, `W1 W3` or `W1/64`; default: all
+WORKLOADS   names or keys, `W1 W3` or `W1/64`; default: all of the embedded default. On RabbitMQ:
+            `W1/rabbitmq`, `W1/64/rabbitmq`, or `rabbitmq` for all
 REPEATS     how often each is run, 3; the figures are medians
 SCALE       multiplies the number of sagas, or the time: `SCALE=0.05` for a quick look
 RATE        sagas a second that W7/hold offers, 200
@@ -37,6 +38,9 @@ from benchmarks.workloads import WORKLOADS, run_in_child
 
 Run = Callable[[Path, float], list[Figures]]
 
+#: What the keys of those say that run there.
+ON_RABBITMQ: Final = "rabbitmq"
+
 CONSOLE: Final = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
 
 
@@ -45,8 +49,9 @@ def runs() -> dict[str, Run]:
     made: dict[str, Run] = {key: partial(_in_child, each) for key, each in WORKLOADS.items()}
     made[HOLD.key] = partial(_in_child, replace(HOLD, rate_per_s=_rate()))
     made["W5/restart"] = _restart
-    made["W6/0"] = partial(_recover, 0.0)
-    made["W6/1"] = partial(_recover, 1.0)
+    for workers, place in ((0, ""), (1, f"/{ON_RABBITMQ}")):
+        made[f"W6/0{place}"] = partial(_recover, 0.0, workers)
+        made[f"W6/1{place}"] = partial(_recover, 1.0, workers)
     made["W7/search"] = search
     return dict(sorted(made.items(), key=lambda item: item[0].partition("/")[0]))
 
@@ -66,8 +71,8 @@ def _restart(folder: Path, scale: float) -> list[Figures]:
     return [restart(folder, max(1, round(SLEEPERS * scale)))]
 
 
-def _recover(killed_after_s: float, folder: Path, scale: float) -> list[Figures]:
-    return [recover(killed_after_s, folder, max(1, round(N * scale)))]
+def _recover(killed_after_s: float, workers: int, folder: Path, scale: float) -> list[Figures]:
+    return [recover(killed_after_s, folder, max(1, round(N * scale)), workers=workers)]
 
 
 def chosen(words: str) -> dict[str, Run]:
@@ -77,14 +82,20 @@ def chosen(words: str) -> dict[str, Run]:
     for word in wanted:
         if not any(word in _names(key) for key in known):
             raise SystemExit(f"no workload {word!r}; there are: {' '.join(known)}")
-    return {
-        key: run for key, run in known.items() if not wanted or not _names(key).isdisjoint(wanted)
-    }
+    if not wanted:
+        return {key: run for key, run in known.items() if ON_RABBITMQ not in key.split("/")}
+    return {key: run for key, run in known.items() if not _names(key).isdisjoint(wanted)}
 
 
 def _names(key: str) -> set[str]:
-    """What a run is called: by its key, or by what stands before the slash."""
-    return {key.lower(), key.partition("/")[0].lower()}
+    """What a run is called: by its key, and by its workload. What is on RabbitMQ says so, and what
+    has not the usual one worker there is another thing.
+    """
+    key = key.lower()
+    name, *more = key.split("/")
+    if ON_RABBITMQ not in more:
+        return {key, name}
+    return {key, ON_RABBITMQ} | ({f"{name}/{ON_RABBITMQ}"} if more[-1] == ON_RABBITMQ else set())
 
 
 def folder_on_disk() -> str:
@@ -115,6 +126,7 @@ def measure(repeats: int, scale: float, root: str) -> Iterator[dict[str, Any]]:
 COLUMNS: Final = {
     "n": "n",
     "in flight": "inflight",
+    "workers": "workers",
     "events": "journal_events",
     "offered /s": "rate_per_s",
     "highest /s": "highest_rate_per_s",
@@ -123,6 +135,11 @@ COLUMNS: Final = {
     "p50 ms": "p50_ms",
     "p99 ms": "p99_ms",
     "CPU s": "cpu_s_per_1000",
+    "orchestrator": "orchestrator_cpu_s_per_1000",
+    "workers' CPU": "workers_cpu_s_per_1000",
+    "broker": "broker_cpu_s_per_1000",
+    "messages": "messages_per_saga",
+    "AMQP": "amqp_per_saga",
     "CPU ms a turn": "cpu_ms_per_turn",
     "bytes a sleeper": "rss_per_sleeper_bytes",
     "replayed s": "replay_s",

@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any, Final
 from benchmarks import closed_loop, long_journal, mixed
 from benchmarks.measure import CheckFailed, Figures, Workload, quiet
 
-WORKLOADS: Final[dict[str, Workload]] = {
-    workload.key: workload
-    for workload in (*closed_loop.WORKLOADS, mixed.HOLD, *long_journal.WORKLOADS)
-}
+_ALL: Final[Sequence[Workload]] = (
+    *closed_loop.WORKLOADS,
+    mixed.HOLD,
+    *long_journal.WORKLOADS,
+)
+WORKLOADS: Final = {workload.key: workload for workload in _ALL}
 
 
 def run_in_child(workload: Workload, folder: Path) -> list[Figures]:

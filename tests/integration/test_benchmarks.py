@@ -1,4 +1,7 @@
-"""Every workload, as small as it gets: it runs, its checks hold, and its rows say what they must."""
+"""Every workload, as small as it gets: it runs, its checks hold, and its rows say what they must.
+
+On RabbitMQ two stand for all, because they have the same sagas, and each starts a server.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,18 @@ from typing import Any, Final
 
 import pytest
 
+from amends.testing.rabbitmq import RabbitMQMissing, find_server
 from benchmarks import run, search
 
 SPEED: Final = {"n", "inflight", "per_s", "p50_ms", "p99_ms", "cpu_s_per_1000", "others_cpus"}
 RECOVERY: Final = {"n", "inflight", "recovered_s", "steps_twice", "steps_running", "killed_after_s"}
 HOLD: Final = {"n", "rate_per_s", "per_s", "steps_per_s", "p50_ms", "p99_ms", "histogram"}
 TURNS: Final = {"n", "journal_events", "cpu_ms_per_turn"}
+
+COSTS: Final = {f"{part}_cpu_s_per_1000" for part in ("orchestrator", "workers", "broker")}
+AMQP: Final = {"messages_per_saga", "amqp_per_saga"} | {
+    f"{part}_amqp_per_saga" for part in ("orchestrator", "workers")
+}
 
 FIELDS: Final[dict[str, set[str]]] = {
     "W1/64": SPEED | {"steps_per_s"},
@@ -34,6 +43,14 @@ FIELDS: Final[dict[str, set[str]]] = {
     "W8/replay": {"n", "journal_events", "read_s", "replay_s", "p50_ms", "p99_ms"},
 }
 
+SPREAD: Final[dict[str, set[str]]] = {
+    "W1/64/rabbitmq/3": SPEED | {"steps_per_s"} | COSTS | AMQP,
+    "W6/0/rabbitmq": RECOVERY | COSTS,
+}
+SPREAD_TOO: Final = {
+    *("W1/64/rabbitmq", "W1/256/rabbitmq", "W1/1/rabbitmq"),
+    *("W2/rabbitmq", "W3/rabbitmq", "W4/rabbitmq", "W6/1/rabbitmq"),
+}
 
 Bench = Callable[[str], list[dict[str, Any]]]
 
@@ -55,7 +72,7 @@ def bench(
 
 
 def test_every_workload_is_here() -> None:
-    assert {*FIELDS, "W7/search"} == run.runs().keys()
+    assert {*FIELDS, "W7/search", *SPREAD, *SPREAD_TOO} == run.runs().keys()
 
 
 @pytest.mark.parametrize("key", FIELDS)
@@ -68,6 +85,32 @@ def test_a_workload_gives_its_figures(bench: Bench, key: str) -> None:
         assert first["n"] == sum(row["n"] for row in more)
     for row in (first, *more):
         assert sum(count for _, count in row.get("histogram", [])) in (0, row["n"])
+
+
+@pytest.mark.parametrize("key", SPREAD)
+def test_a_workload_on_rabbitmq_gives_its_figures(bench: Bench, key: str) -> None:
+    try:
+        find_server()
+    except RabbitMQMissing as missing:
+        pytest.skip(str(missing))
+    (row,) = bench(key)
+    assert row.keys() >= SPREAD[key] | {"workers"}
+    assert row["cpu_s_per_1000"] == pytest.approx(sum(row[part] for part in COSTS), rel=0.01)
+    if key == "W1/64/rabbitmq/3":
+        assert (row["workers"], row["messages_per_saga"]) == (3, 5)
+        assert row["orchestrator_amqp_per_saga"] > 1
+        assert row["workers_amqp_per_saga"] > 0
+
+
+def test_names_choose_workloads() -> None:
+    assert [*run.chosen("w1")] == ["W1/64", "W1/256", "W1/1"]
+    assert [*run.chosen("W6/0 w2")] == ["W2", "W6/0"]
+    assert [*run.chosen("W2/rabbitmq W1/64/rabbitmq/3")] == ["W1/64/rabbitmq/3", "W2/rabbitmq"]
+    assert [*run.chosen("W6/rabbitmq")] == ["W6/0/rabbitmq", "W6/1/rabbitmq"]
+    assert run.chosen("rabbitmq").keys() == {*SPREAD, *SPREAD_TOO}
+    assert run.chosen("").keys() == {*FIELDS, "W7/search"}
+    with pytest.raises(SystemExit, match="'rabbitmq/w1'"):
+        run.chosen("W1 rabbitmq/W1")
 
 
 def test_a_search_that_finds_nothing_says_no_rate(

@@ -30,11 +30,12 @@ class GuardedProcess:
     and removes the folder. PR_SET_PDEATHSIG would not do: it fires when the *thread* ends.
 
     Args:
-        prefix: What the folder's name begins with; it is made where temporary files are.
+        prefix: What the folder's name begins with.
+        where: The folder in which it is made; by default where temporary files are.
     """
 
-    def __init__(self, prefix: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=prefix))
+    def __init__(self, prefix: str, where: Path | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
         self._process: subprocess.Popen[bytes] | None = None
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", GUARD, f"{prefix}guard", self.folder],

@@ -69,12 +69,14 @@ class PrivateRabbitMQ:
 
     Args:
         tls: Also listens for TLS connections, see `tls_url`.
+        where: The folder in which it has its own; by default where temporary files are.
 
     Raises:
         RabbitMQMissing: There is no RabbitMQ to start.
     """
 
-    def __init__(self, *, tls: TlsFiles | None = None) -> None:
+    def __init__(self, *, tls: TlsFiles | None = None, where: Path | None = None) -> None:
+        self._where = where
         self._server = find_server()
         self._identity = Identity(tls=tls)
         self._process: GuardedProcess | None = None
@@ -288,7 +290,7 @@ class PrivateRabbitMQ:
     # --- how it is started ---------------------------------------------------------------------
 
     def _prepare(self) -> GuardedProcess:
-        self._process = GuardedProcess("amends-rabbitmq-")
+        self._process = GuardedProcess("amends-rabbitmq-", self._where)
         self._identity.write_files(self._process.folder, self._server)
         return self._process
 

@@ -151,6 +151,14 @@ def test_they_take_turns_and_who_begins_changes(peer: Path) -> None:
     ]
 
 
+def test_only_we_know_of_what_stands_behind_a_slash(peer: Path) -> None:
+    ours, theirs = take(["W2/64/rabbitmq"], range(1), dict(os.environ))
+    assert (ours.word, ours.row["workload"]) == ("W2/64/rabbitmq", "W2/64/rabbitmq")
+    assert (theirs.word, theirs.row["workload"]) == ("W2/64/rabbitmq", "W2")
+    table = tables([ours, theirs])
+    assert line(table, "W2/64/rabbitmq, 64 in flight, CPU s per 1,000")[:3] == ["2", "10", "5"]
+
+
 def test_a_program_that_fails_counts_for_nothing(
     peer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

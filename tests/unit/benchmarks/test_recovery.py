@@ -23,6 +23,12 @@ def test_a_step_whose_outcome_was_on_record_may_not() -> None:
         check_steps(ONCE + Counter([("saga-0", "after")]), {("saga-0", "before")}, 1)
 
 
+def test_a_broker_apart_may_have_two_copies_of_a_command() -> None:
+    check_steps(ONCE + Counter([("saga-0", "after")]), None, 1)
+    with pytest.raises(CheckFailed, match="never ran"):
+        check_steps(ONCE, None, 2)
+
+
 def test_a_step_that_never_ran_is_found() -> None:
     with pytest.raises(CheckFailed, match=r"never ran.*'saga-1', 'after'"):
         check_steps(ONCE, set(), 2)
