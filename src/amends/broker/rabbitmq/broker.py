@@ -13,8 +13,9 @@ from amends.broker.rabbitmq import topology
 from amends.broker.rabbitmq.address import BrokerAddress
 from amends.broker.rabbitmq.connection import Connection
 from amends.broker.rabbitmq.consumer import Counters, RabbitConsumer, Token
-from amends.broker.rabbitmq.dead import DeadLetters, to_dead
+from amends.broker.rabbitmq.dead import DeadLetters
 from amends.broker.rabbitmq.inboxes import Inboxes
+from amends.broker.rabbitmq.letters import to_dead
 from amends.broker.rabbitmq.looking import depths
 from amends.broker.rabbitmq.members import Membership, Report, census, process_name
 from amends.broker.rabbitmq.names import Names
@@ -55,7 +56,7 @@ class RabbitBroker:
         self._publisher = Publisher(
             self._publishing, names, clock, timeout_s=publish_timeout_s, repair=self._repair
         )
-        self._dead = DeadLetters(self._consuming, self._publisher, names, clock)
+        self._dead = DeadLetters(self._consuming, self._publisher, names)
         self._membership = Membership(self._consuming, self._publisher, names, clock, self._report)
         self._declared: set[str] = set()
         self._known: set[str] = set()

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from amends.broker.rabbitmq.delays import KEY_BYTES
+from amends.broker.rabbitmq.delays import KEY_BYTES, LEVELS
 from amends.errors import InvalidSettings, UsageError
 
 PREFIX_CHARS_MAX: Final = 64
@@ -75,6 +75,10 @@ class Names:
     def delay(self, level: int) -> str:
         """The topic exchange of a level of delay, and its queue."""
         return f"{self.prefix}.{_DELAY}.{level:02}"
+
+    def is_delay(self, physical: str) -> bool:
+        """Whether a queue is that of a level of delay."""
+        return any(physical == self.delay(level) for level in range(LEVELS))
 
     def below(self, level: int) -> str:
         """The exchange that follows that of a level: the next level's, or that of deliveries."""
