@@ -13,7 +13,7 @@ from aiormq.channel import Channel as Wire
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from amends.broker.port import Broker, Consumer, Delivery
+from amends.broker.port import Broker, Consumer, Delivery, Message
 from amends.broker.rabbitmq import BrokerAddress, RabbitBroker
 from amends.broker.rabbitmq.connection import LOST, wire_of
 from amends.domain.clock import Clock, SystemClock
@@ -150,3 +150,9 @@ async def eventually(check: Callable[[], Any], *, within_s: float = 10) -> Any:
                     return answer
                 await asyncio.sleep(0.02)
     raise AssertionError(f"it did not come to that within {within_s} s; at last: {answer!r}")
+
+
+async def messages_in(broker: Broker, queue: str) -> list[Message]:
+    """Everything that is in a queue now, copies included; it is acknowledged."""
+    (depth,) = [depth for depth in await broker.depths() if depth.queue == queue]
+    return [delivery.message for delivery in await take(broker, queue, depth.ready)]

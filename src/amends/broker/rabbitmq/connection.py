@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from ssl import SSLContext
 from typing import Final, cast
@@ -79,8 +79,9 @@ class Connection:
         """
         made = await self._up()
         try:
-            channel = made.channel(publisher_confirms=confirms, on_return_raises=confirms)
-            await channel.initialize(timeout=REQUEST_TIMEOUT_S)
+            with library_words():
+                channel = made.channel(publisher_confirms=confirms, on_return_raises=confirms)
+                await channel.initialize(timeout=REQUEST_TIMEOUT_S)
         except LOST as error:
             raise self._unavailable(error) from error
         return channel
@@ -90,9 +91,10 @@ class Connection:
         """A channel for a few requests. What the server refuses passes through."""
         channel = await self.channel()
         try:
-            yield await wire_of(channel)
+            with library_words():
+                yield await wire_of(channel)
         finally:
-            with suppress(*LOST):
+            with suppress(*LOST), library_words():
                 await channel.close()
 
     async def is_blocked(self) -> bool:
@@ -189,6 +191,23 @@ class Connection:
 def _is_closed(made: AbstractConnection) -> bool:
     transport = made.transport
     return made.is_closed or transport is None or transport.connection.is_closed
+
+
+@contextmanager
+def library_words() -> Iterator[None]:
+    """Around calls of the client library, so that all it raises for a lost connection is in LOST.
+
+    When it closes a connection itself, for a missed heartbeat say, whoever waits gets a bare
+    CancelledError: here that is a ConnectionError, unless this task was really cancelled.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        if task is None or task.cancelling() > before:
+            raise
+        raise ConnectionError("the connection was closed") from error
 
 
 async def wire_of(channel: AbstractChannel) -> Wire:

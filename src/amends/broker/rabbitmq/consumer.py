@@ -26,6 +26,7 @@ from amends.broker.rabbitmq.connection import (
     REQUEST_TIMEOUT_S,
     Connection,
     describe,
+    library_words,
     on_close,
     wire_of,
 )
@@ -150,7 +151,7 @@ class RabbitConsumer:
         self._bell.ring()
         await self._opened()
         if self._wire is not None and self._lost is None:
-            with suppress(*LOST):
+            with suppress(*LOST), library_words():
                 await self._wire.basic_cancel(self._tag, timeout=REQUEST_TIMEOUT_S)
         await self._return_buffer()
 
@@ -169,7 +170,7 @@ class RabbitConsumer:
             await self._acknowledging
         self._forget("it was closed")
         if self._channel is not None:
-            with suppress(*LOST):
+            with suppress(*LOST), library_words():
                 await self._channel.close()
 
     # --- for those who put several together
@@ -289,16 +290,16 @@ class RabbitConsumer:
 
     async def _open(self) -> None:
         await self._prepare(self.queue)
+        self._channel = channel = await self._connection.channel()
+        on_close(channel, self._on_close)
+        self._wire = wire = await wire_of(channel)
+        wire.on_consumer_cancel_callbacks.add(self._on_cancel)
         try:
-            channel = await self._connection.channel()
-            on_close(channel, self._on_close)
-            self._channel = channel
-            self._wire = wire = await wire_of(channel)
-            wire.on_consumer_cancel_callbacks.add(self._on_cancel)
-            await wire.basic_qos(prefetch_count=self._prefetch, timeout=REQUEST_TIMEOUT_S)
-            consumed = await wire.basic_consume(
-                self._physical, self._on_delivery, timeout=REQUEST_TIMEOUT_S
-            )
+            with library_words():
+                await wire.basic_qos(prefetch_count=self._prefetch, timeout=REQUEST_TIMEOUT_S)
+                consumed = await wire.basic_consume(
+                    self._physical, self._on_delivery, timeout=REQUEST_TIMEOUT_S
+                )
             self._tag = str(consumed.consumer_tag)
         except LOST as error:
             raise BrokerUnavailable(

@@ -26,6 +26,7 @@ from amends.broker.rabbitmq.connection import (
     REQUEST_TIMEOUT_S,
     Connection,
     describe,
+    library_words,
     on_close,
     wire_of,
 )
@@ -170,7 +171,8 @@ class Membership:
         on_close(channel, lambda _: gone.set())
         wire = await wire_of(channel)
         wire.on_consumer_cancel_callbacks.add(lambda _: gone.set())
-        await listen(wire, self._names, self._hear)
+        with library_words():
+            await listen(wire, self._names, self._hear)
         self._tell(HELLO)
         await asyncio.sleep(ANSWERS_S)
         self._joined.set()

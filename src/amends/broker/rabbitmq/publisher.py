@@ -18,7 +18,7 @@ from aiormq.channel import Channel as Wire
 from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 
 from amends.broker.port import Message
-from amends.broker.rabbitmq.connection import LOST, Connection, describe, wire_of
+from amends.broker.rabbitmq.connection import LOST, Connection, describe, library_words, wire_of
 from amends.broker.rabbitmq.delays import route
 from amends.broker.rabbitmq.names import Names
 from amends.broker.rabbitmq.wire import (
@@ -177,14 +177,15 @@ class Publisher:
                     wire = await self._open()
                 # Copies in flight must differ, or the client library confuses their confirmations.
                 mail.properties.message_id = f"{id}#{next(self._numbers)}"
-                await wire.basic_publish(
-                    mail.body,
-                    exchange=exchange,
-                    routing_key=key,
-                    properties=mail.properties,
-                    mandatory=True,
-                    wait=False,
-                )
+                with library_words():
+                    await wire.basic_publish(
+                        mail.body,
+                        exchange=exchange,
+                        routing_key=key,
+                        properties=mail.properties,
+                        mandatory=True,
+                        wait=False,
+                    )
             except (PublishError, ChannelNotFoundEntity) as error:
                 # Unroutable, or the exchange is gone.
                 log.warning("published_in_vain", key=key, error=describe(error))
