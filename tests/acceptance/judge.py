@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from amends.broker.port import Broker
 from amends.domain import events as e
+from amends.domain import messages as m
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import InstanceId
 from amends.domain.status import Status, ending_of
@@ -108,6 +110,16 @@ class Books:
             if key not in self.reversals:
                 found[key.rpartition("/")[0]][key] = entry
         return found
+
+
+async def refused_signals(broker: Broker) -> set[str]:
+    """Those that came too late. Nothing else was put aside."""
+    found = set()
+    for letter in await broker.dead_letters(limit=10**6):
+        message = m.decode_message(letter.message.type, letter.message.body)
+        assert isinstance(message, m.DeliverSignal), letter
+        found.add(message.payload)
+    return found
 
 
 def judge(

@@ -30,18 +30,16 @@ from typing import Literal
 import pytest
 
 from amends import Client, Status
-from amends.domain import messages as m
-from amends.errors import InstanceNotFound
-from amends.sagas.state import InstanceState
 from tests.acceptance.customers import JOURNALS, Customers
-from tests.acceptance.judge import Books, Record, judge, key_of, records_of
+from tests.acceptance.flight import found_in_flight
+from tests.acceptance.judge import Books, Record, judge, records_of, refused_signals
 from tests.acceptance.ledger import Ledger
 from tests.acceptance.ledger_app import app
-from tests.acceptance.nursery import Nursery
+from tests.acceptance.nursery import APP, Child, Nursery
 
 SEEDS = [int(os.environ["AMENDS_SEED"])] if "AMENDS_SEED" in os.environ else [1, 2, 3, 4, 5]
 KILLS = int(os.environ.get("AMENDS_KILLS", "50"))
-LEDGER, LOG = "ledger.db", "worker.log"
+LEDGER, WORKER = "ledger.db", "worker"
 #: Far more than it takes, also on a machine that is busy.
 TIMEOUT_S = 60 + 3 * KILLS
 
@@ -106,13 +104,13 @@ class Killer:
     """Kills one worker after another, and counts what the kills found."""
 
     def __init__(
-        self, nursery: Nursery, client: Client, customers: Customers, ledger: Path
+        self, nursery: Nursery, client: Client, customers: Customers, folder: Path
     ) -> None:
         self._nursery = nursery
         self._client = client
         self._customers = customers
-        self._path = ledger
-        self._ledger = Ledger(str(ledger))
+        self._folder = folder
+        self._ledger = Ledger(str(folder / LEDGER))
         self._start_s = 0.1
         self.found: Counter[str] = Counter()
 
@@ -120,57 +118,33 @@ class Killer:
         """Start a worker, and kill it when its time has come."""
         events = self._customers.events
         began = time.time()
-        await self._nursery.start(LEDGER=str(self._path), FUSE=kill.fuse)
+        worker = await self._start(kill.fuse)
         if kill.by == "bookings":
-            await self._nursery.until_killed()
+            await worker.until_killed()
         elif kill.by == "starts":
-            await self._nursery.kill_at(asyncio.sleep(kill.count * self._start_s))
+            await worker.kill_at(asyncio.sleep(kill.count * self._start_s))
         else:
-            await self._nursery.kill_at(self._customers.until_events(events + int(kill.count)))
+            await worker.kill_at(self._customers.until_events(events + int(kill.count)))
         calls = self._ledger.calls(since=began)
         if calls:
             self._start_s = calls[0].at - began
         elif self._customers.events == events:
             self.found["a worker that starts"] += 1
-        self.found.update(await self._in_flight({call.key for call in calls}))
+        instances = [plan.instance for plan in self._customers.open.values()]
+        called = {call.key for call in calls}
+        self.found.update(await found_in_flight(self._client, instances, called))
         self.found["news while no worker lives"] += await self._customers.run_errands() > 0
 
     async def finish(self) -> None:
         """Let a last worker bring everything to its end."""
-        await self._nursery.start(LEDGER=str(self._path), FUSE="")
-        await self._nursery.kill_at(self._customers.until_all_have_ended())
+        worker = await self._start()
+        await worker.kill_at(self._customers.until_all_have_ended())
         self._ledger.close()
 
-    async def _in_flight(self, called: set[str]) -> set[str]:
-        found: set[str] = set()
-        for plan in list(self._customers.open.values()):
-            try:
-                state = await self._client.state(plan.instance)
-            except InstanceNotFound:
-                continue  # it has not begun
-            if state.final is None:
-                found |= in_flight(state, called)
-        return found
-
-
-def in_flight(state: InstanceState, called: set[str]) -> set[str]:
-    """What was under way in an instance when the worker died, which had `called` the bank."""
-    steps = state.open_steps()
-    keys = {key_of(str(state.instance), step.scheduled) for step in steps}
-    kinds = {
-        "an open instance": True,
-        "a call that is not on record": bool(keys & called),
-        "a backoff": any(step.is_in_backoff for step in steps),
-        "parallel steps": len(steps) > 1,
-        "an abandoned step": any(step.abandoned for step in steps),
-        "a parked step": any(step.parked for step in steps),
-        "a probe": any(step.probing for step in steps),
-        "a timer": bool(state.timers),
-        "a wait for a signal": not (steps or state.timers or state.compensating),
-        "an undo": state.compensating and bool(steps),
-        "a way that only goes forward": state.pivot_passed,
-    }
-    return {kind for kind, holds in kinds.items() if holds}
+    async def _start(self, fuse: str = "") -> Child:
+        db, ledger = str(self._folder / "engine.db"), str(self._folder / LEDGER)
+        dev = ("dev", APP, "--db", db, "--log-level", "warning")
+        return await self._nursery.start(*dev, name=WORKER, LEDGER=ledger, FUSE=fuse)
 
 
 # --- a run
@@ -199,14 +173,14 @@ async def run(seed: int, kills: int, folder: Path) -> Run:
     """Kill so many workers, and let the last one finish."""
     print(f"AMENDS_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
     ledger = Ledger.create(str(folder / LEDGER))
-    nursery = await Nursery.open(folder / "engine.db", folder / LOG)
+    nursery = await Nursery.open(folder)
     try:
         async with app.client(folder / "engine.db") as client:
             customers = Customers(client, ledger, seed)
-            killer = Killer(nursery, client, customers, folder / LEDGER)
+            killer = Killer(nursery, client, customers, folder)
             await kill_all(killer, customers, draw_kills(seed, kills))
             events = await client.backend.store.read_all(filter=JOURNALS, limit=10**9)
-            late = await refused_signals(client)
+            late = await refused_signals(client.backend.broker)
             return Run(folder, customers, records_of(events), late, killer.found)
     finally:
         await nursery.close()
@@ -223,22 +197,13 @@ async def kill_all(killer: Killer, customers: Customers, kills: Iterator[Kill]) 
         pytest.fail(f"after {TIMEOUT_S} s these have not ended: {sorted(customers.open)}")
 
 
-async def refused_signals(client: Client) -> set[str]:
-    """Those that came too late. Nothing else was put aside."""
-    letters = await client.backend.broker.dead_letters(limit=10**6)
-    messages = [m.decode_message(letter.message.type, letter.message.body) for letter in letters]
-    found = {message.payload for message in messages if isinstance(message, m.DeliverSignal)}
-    assert len(found) == len(letters), messages
-    return found
-
-
 @pytest.mark.timeout(TIMEOUT_S + 60)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_money_is_conserved_whenever_the_worker_is_killed(seed: int, tmp_path: Path) -> None:
     done = await run(seed, KILLS, tmp_path)
 
     done.judge()
-    assert '"level": "error"' not in (tmp_path / LOG).read_text()
+    assert '"level": "error"' not in (tmp_path / f"{WORKER}.log").read_text()
     too_seldom = {
         what: done.found[what]
         for what, share in FOUND.items()
