@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from amends.testing.rabbitmq import PrivateRabbitMQ
 from tests.integration.rabbitmq.site import Plain, Site
 
 
@@ -23,3 +24,11 @@ async def plain(site: Site) -> AsyncIterator[Plain]:
     plain = await Plain.connect(site)
     yield plain
     await plain.close()
+
+
+@pytest.fixture
+async def harsh(private_rabbitmq: PrivateRabbitMQ, rabbit_prefix: str) -> AsyncIterator[Site]:
+    """Brokers on a server that may be treated badly: `private_rabbitmq`."""
+    site = Site(private_rabbitmq.url, rabbit_prefix)
+    yield site
+    await site.close()

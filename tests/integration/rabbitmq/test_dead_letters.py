@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from aiormq.channel import Channel as Wire
 
 from amends.broker.port import Delivery
 from amends.broker.rabbitmq import RabbitBroker, dead, topology
@@ -278,9 +279,11 @@ async def test_who_gives_up_reading_leaves_the_letters_to_others(site: Site) -> 
 
 
 async def _has_consumer(broker: RabbitBroker) -> bool:
-    async with broker._consuming.short_channel() as wire:
+    async def look(wire: Wire) -> bool:
         told = await wire.queue_declare(broker._names.dead, passive=True)
         return bool(told.consumer_count)
+
+    return await broker._consuming.requesting(look)
 
 
 async def test_whoever_reads_for_ever_is_named(

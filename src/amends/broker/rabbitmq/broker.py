@@ -99,8 +99,7 @@ class RabbitBroker:
         """Reach the server now, and not only when it is needed. Raises BrokerRefused,
         BrokerUnavailable, InvalidSettings.
         """
-        async with self._publishing.short_channel():
-            return
+        await self._publishing.made()
 
     # --- declaring
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from ssl import SSLContext
-from typing import Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -36,6 +36,8 @@ from amends.domain.clock import Clock
 from amends.errors import BrokerClosed, BrokerRefused, BrokerUnavailable, InvalidSettings
 from amends.telemetry import Log
 
+T = TypeVar("T")
+
 log = Log("amends.broker")
 
 read_anything()
@@ -45,6 +47,8 @@ LOST: Final = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, Timeo
 
 #: A request to the server (opening a channel, declaring a queue) that takes longer has failed.
 REQUEST_TIMEOUT_S: Final = 20.0
+#: How long saying goodbye to the server may take.
+CLOSING_S: Final = 5.0
 
 #: The last one is what the client library makes of a virtual host that is not there.
 _REFUSED: Final = (
@@ -69,9 +73,16 @@ class Connection:
         self._clock = clock
         self._made: AbstractConnection | None = None
         self._making = asyncio.Lock()
+        self._doing: set[asyncio.Task[Any]] = set()
         self._failures = 0
         self._closed = False
         self.reconnects = -1
+
+    async def made(self) -> None:
+        """Wait until there is a connection. Whoever waits for a channel must not be cancelled: it
+        may cost the whole connection. Raises what `channel` raises.
+        """
+        await self._up()
 
     async def channel(self, *, confirms: bool = False) -> AbstractChannel:
         """A new channel. `confirms` is for publishing: the server then confirms each message, and
@@ -86,16 +97,32 @@ class Connection:
             raise self._unavailable(error) from error
         return channel
 
-    @asynccontextmanager
-    async def short_channel(self) -> AsyncIterator[Wire]:
-        """A channel for a few requests. What the server refuses passes through."""
+    async def requesting(self, requests: Callable[[Wire], Awaitable[T]]) -> T:
+        """A few requests on a channel of their own. What the server refuses passes through.
+
+        They are made to their end also when the caller is cancelled: of a request that is cut short
+        the client library makes such a mess that it may cost the whole connection.
+        """
+        await self.made()
+        doing = asyncio.create_task(self._on_a_channel(requests))
+        self._doing.add(doing)
+        doing.add_done_callback(self._done)
+        await asyncio.wait([doing])
+        return doing.result()
+
+    async def _on_a_channel(self, requests: Callable[[Wire], Awaitable[T]]) -> T:
         channel = await self.channel()
         try:
             with library_words():
-                yield await wire_of(channel)
+                return await requests(await wire_of(channel))
         finally:
             with suppress(*LOST), library_words():
                 await channel.close()
+
+    def _done(self, doing: asyncio.Task[Any]) -> None:
+        self._doing.discard(doing)
+        if not doing.cancelled():
+            doing.exception()  # the caller may be gone
 
     async def is_blocked(self) -> bool:
         """Whether the server takes nothing that is published over it, because of an alarm."""
@@ -116,6 +143,8 @@ class Connection:
         self._closed = True
         async with self._making:
             await self._drop()
+        if self._doing:
+            await asyncio.wait(self._doing)
 
     async def _up(self) -> AbstractConnection:
         async with self._making:
@@ -184,8 +213,11 @@ class Connection:
     async def _drop(self) -> None:
         made, self._made = self._made, None
         if made is not None:
-            with suppress(*LOST, asyncio.CancelledError):
-                await asyncio.wait_for(made.close(), timeout=5)
+            # In a task, whose own cancellation by the library is not that of this one.
+            closing = asyncio.ensure_future(made.close())
+            await asyncio.wait([closing], timeout=CLOSING_S)
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
 
 
 def _is_closed(made: AbstractConnection) -> bool:

@@ -8,7 +8,7 @@ library's callbacks, which it cancels when the connection is lost.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,11 +31,12 @@ from amends.broker.rabbitmq.connection import (
     wire_of,
 )
 from amends.broker.rabbitmq.delays import is_early
+from amends.broker.rabbitmq.settling import Settling
 from amends.broker.rabbitmq.wire import sent_at, unpack
 from amends.broker.topology import INBOX_PREFIX
 from amends.domain.bell import Bell
 from amends.domain.clock import Clock
-from amends.errors import BrokerUnavailable
+from amends.errors import BrokerError, BrokerUnavailable, UsageError
 from amends.telemetry import Log
 
 log = Log("amends.broker")
@@ -118,14 +119,15 @@ class RabbitConsumer:
         self._wire: Wire | None = None
         self._tag = ""
         self._opening: asyncio.Task[None] | None = None
+        self._connected = False
         self._closing: asyncio.Task[None] | None = None
         self._buffer: deque[Delivery] = deque()
         self._letters: dict[int, Letter] = {}
-        self._acknowledged: list[int] = []
-        self._acknowledging: asyncio.Task[None] | None = None
+        self._settling: Settling | None = None
         self._out: set[Token] = set()
         """What was received and is not settled."""
         self._draining = False
+        self._returning = False
         self._stopped = False
         self._closed = False
         self._lost: str | None = None
@@ -149,10 +151,14 @@ class RabbitConsumer:
             return
         self._stopped = True
         self._bell.ring()
-        await self._opened()
+        if self._opening is None or not self._opening.done():
+            await self.close()  # nothing was received
+            return
         if self._wire is not None and self._lost is None:
             with suppress(*LOST), library_words():
                 await self._wire.basic_cancel(self._tag, timeout=REQUEST_TIMEOUT_S)
+        # Not before, or it would be delivered here again.
+        self._returning = True
         await self._return_buffer()
 
     async def close(self) -> None:
@@ -165,9 +171,12 @@ class RabbitConsumer:
     async def _close(self) -> None:
         self._closed = self._stopped = True
         self._bell.ring()
-        await self._opened()
-        if self._acknowledging is not None:
-            await self._acknowledging
+        if self._opening is not None:
+            if not self._connected:
+                self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        if self._settling is not None:
+            await self._settling.told()
         self._forget("it was closed")
         if self._channel is not None:
             with suppress(*LOST), library_words():
@@ -182,7 +191,9 @@ class RabbitConsumer:
         if self._opening is None:
             # A task of its own: a request that is cancelled takes the whole channel with it.
             self._opening = asyncio.create_task(self._open())
-        await asyncio.shield(self._opening)
+        await asyncio.wait([self._opening])
+        if not self._opening.cancelled():  # by `close`
+            self._opening.result()
 
     def take(self) -> list[Delivery]:
         """Whatever may be received now. Raises BrokerUnavailable once the connection is lost."""
@@ -236,7 +247,7 @@ class RabbitConsumer:
         if self.holds(token):
             self._settle(token, Hold.DONE)
             if not token.letter.open:
-                self._acknowledge(_tag(token.letter))
+                self._settled(token.letter).done(_tag(token.letter))
 
     async def release(self, delivery: Delivery) -> None:
         """Hand one message back. Raises BrokerUnavailable."""
@@ -250,8 +261,7 @@ class RabbitConsumer:
             self.done(token)
             return
         self._settle(token, Hold.RETURNED)
-        del self._letters[_tag(letter)]
-        await self._reject(letter)
+        self._settled(letter).returned(_tag(letter))
 
     def holds(self, token: Token) -> bool:
         """Whether it is in hand still: not what was settled before, and not what was lost with a channel."""
@@ -263,36 +273,21 @@ class RabbitConsumer:
         self._out.discard(token)
         self._bell.ring()
 
-    def _acknowledge(self, tag: int) -> None:
-        del self._letters[tag]
-        self._acknowledged.append(tag)
-        if self._acknowledging is None or self._acknowledging.done():
-            # In a task: what else is acknowledged in this pass of the event loop goes along.
-            self._acknowledging = asyncio.create_task(self._send_acknowledgements())
-
-    async def _send_acknowledgements(self) -> None:
-        """One at a time, or one frame could acknowledge what another one has done already."""
-        while self._acknowledged:
-            tags, self._acknowledged = sorted(self._acknowledged), []
-            wire, first_open = self._wire, next(iter(self._letters), None)
-            if wire is None:
-                return
-            # One frame does for all before the first that is not acknowledged yet.
-            together = [tag for tag in tags if first_open is None or tag < first_open]
-            # An acknowledgement that does not get through is one that was never given.
-            with suppress(*LOST):
-                if together:
-                    await wire.basic_ack(together[-1], multiple=True, wait=False)
-                for tag in tags[len(together) :]:
-                    await wire.basic_ack(tag, wait=False)
+    def _settled(self, letter: Letter) -> Settling:
+        del self._letters[_tag(letter)]
+        assert self._settling is not None, "it was delivered over a channel"
+        return self._settling
 
     # --- the channel
 
     async def _open(self) -> None:
+        await self._connection.made()
+        self._connected = True
         await self._prepare(self.queue)
         self._channel = channel = await self._connection.channel()
         on_close(channel, self._on_close)
         self._wire = wire = await wire_of(channel)
+        self._settling = Settling(wire, self._letters)
         wire.on_consumer_cancel_callbacks.add(self._on_cancel)
         try:
             with library_words():
@@ -311,12 +306,6 @@ class RabbitConsumer:
         most = INBOX_PREFETCH_MAX if self.queue.startswith(INBOX_PREFIX) else 65_535
         return min(self._limit, most)
 
-    async def _opened(self) -> None:
-        if self._opening is not None:
-            await asyncio.wait([self._opening])
-            if not self._opening.cancelled():
-                self._opening.exception()
-
     async def _on_delivery(self, raw: DeliveredMessage) -> None:
         self._counters.delivered += 1
         arrived = unpack(self.queue, raw)
@@ -329,7 +318,7 @@ class RabbitConsumer:
                 self._aside_task(self._park_again(delivery))
             else:
                 self._buffer.append(delivery)
-        if self._stopped:
+        if self._returning:
             self._aside_task(self._return_buffer())
         self._bell.ring()
 
@@ -337,7 +326,7 @@ class RabbitConsumer:
         """It was due later than the delays reach: here is the rest."""
         try:
             await self._republish(delivery.message, delivery.count - 1)
-        except BrokerUnavailable as error:
+        except (BrokerError, UsageError) as error:
             log.warning("not_parked_again", key=delivery.message.key, error=str(error))
             self._lose("a message that is not due could not be parked again")
             return
@@ -348,15 +337,16 @@ class RabbitConsumer:
         if self._closed:
             return  # the channel does it
         waiting, self._buffer = self._buffer, deque()
+        untouched = Counter(delivery.token.letter for delivery in waiting)
         for delivery in waiting:
-            with suppress(BrokerUnavailable):
-                await self.release(delivery)
-
-    async def _reject(self, letter: Letter) -> None:
-        if self._wire is not None:
-            with suppress(*LOST):
-                # Rejected, because newer servers do not count what is "nacked".
-                await self._wire.basic_reject(_tag(letter), requeue=True, wait=False)
+            letter = delivery.token.letter
+            if not self.holds(delivery.token):
+                continue
+            if untouched[letter] == letter.size:
+                self._settled(letter).returned(_tag(letter))
+            else:
+                with suppress(BrokerUnavailable):
+                    await self.release(delivery)
 
     # --- the end of the channel
 
@@ -375,6 +365,9 @@ class RabbitConsumer:
     def _forget(self, why: str) -> None:
         """Nothing is in hand any more: the server delivers it again."""
         self._lost = self._lost or why
+        if self._settling is not None:
+            # Before it is taken for all that is unsettled.
+            self._settling.abandon()
         self._buffer.clear()
         self._letters.clear()
         self._out.clear()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from aiormq.abc import DeliveredMessage
@@ -39,6 +39,8 @@ RETURNING_S: Final = 0.1
 #: How often a reader tries while another one reads.
 TRIES_MAX: Final = 8
 
+T = TypeVar("T")
+
 
 class _Read(NamedTuple):
     letter: DeadLetter
@@ -55,13 +57,16 @@ class DeadLetters:
 
     async def read(self, *, queue: str | None, limit: int) -> list[DeadLetter]:
         """The letters of a queue, or of all, oldest first."""
-        async with self._reading() as (_, found):
-            letters = [read.letter for read in found if queue in (None, read.letter.message.queue)]
-        return sorted(letters, key=lambda letter: letter.died_at)[:limit]
+
+        async def take(_: Wire, found: list[_Read]) -> list[DeadLetter]:
+            return [read.letter for read in found if queue in (None, read.letter.message.queue)]
+
+        return sorted(await self._reading(take), key=lambda letter: letter.died_at)[:limit]
 
     async def redrive(self, ids: Collection[UUID]) -> int:
         """Publish letters into their queues, and only then take them away."""
-        async with self._reading() as (wire, found):
+
+        async def revive(wire: Wire, found: list[_Read]) -> int:
             chosen = [read for read in found if read.letter.message.id in ids]
             for read in chosen:
                 self._check_way_back(read.letter)
@@ -70,15 +75,20 @@ class DeadLetters:
                 mail = Post(read.raw.body, revived(read.raw.header.properties))
                 await self._publisher.send(self._names.exchange, queue, mail, queue=queue)
                 await _take_away(wire, read)
-        return len(chosen)
+            return len(chosen)
+
+        return await self._reading(revive)
 
     async def discard(self, ids: Collection[UUID]) -> int:
         """Take letters away for good."""
-        async with self._reading() as (wire, found):
+
+        async def take_away(wire: Wire, found: list[_Read]) -> int:
             chosen = [read for read in found if read.letter.message.id in ids]
             for read in chosen:
                 await _take_away(wire, read)
-        return len(chosen)
+            return len(chosen)
+
+        return await self._reading(take_away)
 
     def _check_way_back(self, letter: DeadLetter) -> None:
         try:
@@ -92,19 +102,21 @@ class DeadLetters:
 
     # --- reading
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[tuple[Wire, list[_Read]]]:
-        """Everything that is there, for as long as the block lasts, in nobody else's hands."""
+    async def _reading(self, work: Callable[[Wire, list[_Read]], Awaitable[T]]) -> T:
+        """Work on everything that is there, while it is in nobody else's hands."""
+
+        async def read(wire: Wire) -> T | None:
+            raws = await self._read_alone(wire)
+            if raws is None:
+                return None
+            letters = (read_letter(raw, self._names, deliveries_max=DELIVERIES_MAX) for raw in raws)
+            return await work(wire, [_Read(*pair) for pair in zip(letters, raws, strict=True)])
+
         for _ in range(TRIES_MAX):
-            # Whatever is left when it is closed goes back, in its order.
-            async with self._connection.short_channel() as wire:
-                raws = await self._read_alone(wire)
-                if raws is not None:
-                    letters = [
-                        read_letter(raw, self._names, deliveries_max=DELIVERIES_MAX) for raw in raws
-                    ]
-                    yield wire, [_Read(*pair) for pair in zip(letters, raws, strict=True)]
-                    return
+            # Whatever is left when the channel is closed goes back, in its order.
+            outcome = await self._connection.requesting(read)
+            if outcome is not None:
+                return outcome
             await asyncio.sleep(random.uniform(0.1, 1.0))
         raise BrokerUnavailable("others are reading the dead letters all the time: try again")
 

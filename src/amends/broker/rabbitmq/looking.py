@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from aiormq.channel import Channel as Wire
 from aiormq.exceptions import ChannelNotFoundEntity
 
 from amends.broker.port import QueueDepth
@@ -73,13 +74,16 @@ async def _counts(connection: Connection, queues: Sequence[str]) -> dict[str, _C
     """By name, without those that are not there: asking for one of these costs the channel."""
     counts: dict[str, _Count] = {}
     left = list(queues)
+
+    async def count(wire: Wire) -> None:
+        while left:
+            queue = left.pop(0)
+            told = await wire.queue_declare(queue, passive=True, timeout=REQUEST_TIMEOUT_S)
+            counts[queue] = _Count(told.message_count or 0, told.consumer_count or 0)
+
     while left:
         try:
-            async with connection.short_channel() as wire:
-                while left:
-                    queue = left.pop(0)
-                    told = await wire.queue_declare(queue, passive=True, timeout=REQUEST_TIMEOUT_S)
-                    counts[queue] = _Count(told.message_count or 0, told.consumer_count or 0)
+            await connection.requesting(count)
         except ChannelNotFoundEntity:
             continue
         except LOST as error:

@@ -106,6 +106,7 @@ class Membership:
         self._running: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[None]] = set()
         self._joined = asyncio.Event()
+        self._closing = False
 
     @property
     def is_running(self) -> bool:
@@ -135,6 +136,7 @@ class Membership:
         """Say goodbye, and hear no more."""
         if self._running is None:
             return
+        self._closing = True
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
         if self._joined.is_set():
@@ -161,7 +163,10 @@ class Membership:
             except BrokerClosed:
                 return
             except (BrokerError, *LOST) as error:
-                log.warning("members_unheard", error=describe(error))
+                if not self._closing:
+                    log.warning("members_unheard", error=describe(error))
+            if self._closing:
+                return  # the client library may make an error of its own out of a cancellation
             failures += 1
             await back_off(self._clock, failures)
 
@@ -181,7 +186,7 @@ class Membership:
 
     async def _beat(self, gone: asyncio.Event) -> None:
         """Until the channel is lost."""
-        while not gone.is_set():
+        while not gone.is_set() and not self._closing:
             await self._look_for_alarms()
             if self.blocked_since is None:
                 self._tell(HERE)
@@ -208,10 +213,12 @@ class Membership:
         if report.kind == BYE:
             self._members.left(report.member)
             self._reports.pop(report.member, None)
-        else:
+        elif report.queues or report.inboxes:
+            now = _monotonic()
+            self._members.heard(Presence(report.member, report.inboxes), now)
             self._reports[report.member] = report
-            if report.queues or report.inboxes:
-                self._members.heard(Presence(report.member, report.inboxes), _monotonic())
+            living = {presence.member for presence in self._members.living(now)}
+            self._reports = {m: told for m, told in self._reports.items() if m in living}
         if report.kind == HELLO:
             self._tell(HERE)
         self.changed.ring()
@@ -255,21 +262,22 @@ async def census(
         if report is not None and report.kind == HERE:
             heard[report.member] = report
 
+    async def ask(wire: Wire) -> list[Report]:
+        await listen(wire, names, hear)
+        me = Report(kind=HELLO, member=f"census:{token_hex(8)}", name=process_name())
+        asking = asyncio.ensure_future(publisher.send(names.members, "", encode(me)))
+        await asyncio.sleep(ANSWERS_S)
+        if not asking.done() and await publisher.is_blocked():
+            # Nobody can answer either. What can be said is that this process is blocked, too.
+            asking.cancel()
+            return [me.model_copy(update={"kind": HERE, "blocked_since": clock.now()})]
+        await asking
+        return sorted(heard.values(), key=lambda report: report.name)
+
     try:
-        async with connection.short_channel() as wire:
-            await listen(wire, names, hear)
-            me = Report(kind=HELLO, member=f"census:{token_hex(8)}", name=process_name())
-            asking = asyncio.ensure_future(publisher.send(names.members, "", encode(me)))
-            await asyncio.sleep(ANSWERS_S)
-            if not asking.done() and await publisher.is_blocked():
-                # Nobody can answer either. What can be said is that this process is blocked, too.
-                asking.cancel()
-                blocked = me.model_copy(update={"kind": HERE, "blocked_since": clock.now()})
-                return [blocked]
-            await asking
+        return await connection.requesting(ask)
     except LOST as error:
         raise BrokerUnavailable(f"the members cannot be asked: {describe(error)}") from error
-    return sorted(heard.values(), key=lambda report: report.name)
 
 
 def encode(report: Report) -> Post:

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple
 from aiormq.channel import Channel as Wire
 from aiormq.exceptions import ChannelClosed, ChannelNotFoundEntity, ChannelPreconditionFailed
 
-from amends.broker.rabbitmq.connection import REQUEST_TIMEOUT_S, Connection
+from amends.broker.rabbitmq.connection import LOST, REQUEST_TIMEOUT_S, Connection
 from amends.broker.rabbitmq.delays import delivery_pattern, levels
 from amends.broker.rabbitmq.names import Names
 from amends.broker.topology import COMMANDS_PREFIX, INBOX_PREFIX
@@ -140,7 +140,8 @@ async def declare(connection: Connection, parts: Iterable[Part]) -> None:
 
     Raises BrokerRefused when one exists otherwise, BrokerUnavailable.
     """
-    async with connection.short_channel() as wire:
+
+    async def declare_all(wire: Wire) -> None:
         for part in parts:
             try:
                 await _declare(wire, part)
@@ -150,8 +151,10 @@ async def declare(connection: Connection, parts: Iterable[Part]) -> None:
                 raise BrokerRefused(
                     f"RabbitMQ refuses to declare {_name(part)}: {error}"
                 ) from error
-            except (OSError, RuntimeError, TimeoutError) as error:
+            except LOST as error:
                 raise BrokerUnavailable(f"declaring {_name(part)}: {error!r}") from error
+
+    await connection.requesting(declare_all)
 
 
 class Finding(NamedTuple):
@@ -219,13 +222,12 @@ async def _declare(wire: Wire, part: Part, *, passive: bool = False) -> None:
 
 async def exists(connection: Connection, part: Exchange | Queue) -> bool:
     """Whether something of that name is there, whatever it is like. Raises BrokerUnavailable."""
-    async with connection.short_channel() as wire:
-        try:
-            await _declare(wire, part, passive=True)
-        except ChannelNotFoundEntity:
-            return False
-        except (ChannelClosed, OSError, RuntimeError, TimeoutError) as error:
-            raise BrokerUnavailable(f"looking for {part.name}: {error!r}") from error
+    try:
+        await connection.requesting(lambda wire: _declare(wire, part, passive=True))
+    except ChannelNotFoundEntity:
+        return False
+    except LOST as error:
+        raise BrokerUnavailable(f"looking for {part.name}: {error!r}") from error
     return True
 
 
