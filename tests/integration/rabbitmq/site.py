@@ -52,9 +52,14 @@ class Site:
 
     async def open(self, *queues: str, **options: Any) -> RabbitBroker:
         """A broker as an application has it, with these queues."""
+        broker = await self.open_undeclared(**options)
+        await broker.declare(queues)
+        return broker
+
+    async def open_undeclared(self, **options: Any) -> RabbitBroker:
+        """A broker as a client has it."""
         broker = self.make(**options)
         await broker.connect()
-        await broker.declare(queues)
         return broker
 
     async def close(self) -> None:

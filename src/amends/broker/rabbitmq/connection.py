@@ -29,7 +29,7 @@ from aiormq.exceptions import (
     ProbableAuthenticationError,
 )
 
-from amends.broker.rabbitmq.address import BrokerAddress
+from amends.broker.rabbitmq.address import BrokerAddress, Node
 from amends.broker.rabbitmq.unreadable import read_anything
 from amends.domain.backoff import backoff_s
 from amends.domain.clock import Clock
@@ -171,10 +171,21 @@ class Connection:
         await self._clock.sleep_until(self._clock.now() + timedelta(seconds=delay_s))
 
     async def _connect(self) -> AbstractConnection:
-        address = self._address
+        """To a node of the cluster that lives; raises what the last one said if there is none."""
+        *others, last = self._address.nodes
         tls = self._tls()
-        # Another node of the cluster each time.
-        host, port = address.nodes[self._failures % len(address.nodes)]
+        for node in others:
+            try:
+                return await self._connect_to(node, tls)
+            except BrokerRefused:
+                raise  # so would all of them
+            except BrokerUnavailable as error:
+                log.warning("node_unavailable", node=f"{node.host}:{node.port}", error=str(error))
+        return await self._connect_to(last, tls)
+
+    async def _connect_to(self, node: Node, tls: SSLContext | None) -> AbstractConnection:
+        address = self._address
+        host, port = node
         try:
             return await aio_pika.connect(
                 host=host,
