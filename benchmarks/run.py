@@ -41,7 +41,7 @@ Run = Callable[[Path, float], list[Figures]]
 #: What the keys of those say that run there.
 ON_RABBITMQ: Final = "rabbitmq"
 
-CONSOLE: Final = Console(stderr=True, width=None if sys.stderr.isatty() else 160)
+CONSOLE: Final = Console(stderr=True, width=None if sys.stderr.isatty() else 200)
 
 
 def runs() -> dict[str, Run]:
