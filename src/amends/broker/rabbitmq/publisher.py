@@ -7,7 +7,6 @@ id. What comes back because its queue is gone is published again when the queue 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from itertools import count
@@ -21,9 +20,8 @@ from amends.broker.port import Message
 from amends.broker.rabbitmq.connection import LOST, Connection, describe, library_words, wire_of
 from amends.broker.rabbitmq.delays import route
 from amends.broker.rabbitmq.names import Names
+from amends.broker.rabbitmq.parcels import Parcels
 from amends.broker.rabbitmq.wire import (
-    PARCEL_BYTES_MAX,
-    PARCEL_MESSAGES_MAX,
     Post,
     message_id_of,
     parcel,
@@ -40,8 +38,6 @@ log = Log("amends.broker")
 
 #: Messages whose confirmation is waited for at a time.
 IN_FLIGHT_MAX: Final = 128
-#: Parcels to one inbox that are under way; what comes meanwhile travels together in the next one.
-PARCELS_IN_FLIGHT_MAX: Final = 2
 #: How long closing waits for confirmations.
 CLOSING_S: Final = 5.0
 #: RabbitMQ 4 takes 16 MiB by default, and nothing that the engine sends comes near.
@@ -74,7 +70,7 @@ class Publisher:
         self._opening = asyncio.Lock()
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._deadlines = Deadlines()
-        self._boxes: dict[str, _Box] = {}
+        self._parcels = Parcels(self._send_parcel, self._spawn)
         self._sending: set[asyncio.Task[None]] = set()
         self._numbers = count()
         self.published = 0
@@ -143,17 +139,11 @@ class Publisher:
         if way is not None:
             exchange, key = self._names.delay(way.level), way.routing_key
         elif message.queue.startswith(INBOX_PREFIX) and not earlier:
-            return self._box(message.queue).put(message)
+            return self._parcels.put(message)
         else:
             exchange, key = self._names.exchange, message.queue
         mail = post(message, at=self._clock.now(), earlier=earlier)
         return self._spawn(self.send(exchange, key, mail, queue=message.queue))
-
-    def _box(self, queue: str) -> _Box:
-        box = self._boxes.get(queue)
-        if box is None:
-            box = self._boxes[queue] = _Box(queue, self._send_parcel, self._spawn)
-        return box
 
     async def _send_parcel(self, queue: str, messages: Sequence[Message]) -> None:
         mail = parcel(messages, at=self._clock.now())
@@ -210,72 +200,6 @@ class Publisher:
                 self._channel = await self._connection.channel(confirms=True)
                 self._wire = await wire_of(self._channel)
             return self._wire
-
-
-class _Box:
-    """Messages to one inbox that wait for the next parcel."""
-
-    def __init__(
-        self,
-        queue: str,
-        send: Callable[[str, Sequence[Message]], Coroutine[Any, Any, None]],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-    ) -> None:
-        self._queue = queue
-        self._send = send
-        self._spawn = spawn
-        self._waiting: deque[tuple[Message, asyncio.Future[None]]] = deque()
-        self._under_way = 0
-        self._is_expected = False
-
-    def put(self, message: Message) -> asyncio.Future[None]:
-        """Send it with the next parcel; the future is done when that is confirmed."""
-        loop = asyncio.get_running_loop()
-        sent: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((message, sent))
-        if not self._is_expected:
-            # Not at once: what else comes in this pass of the event loop can go with it.
-            self._is_expected = True
-            loop.call_soon(self._pack)
-        return sent
-
-    def _pack(self) -> None:
-        self._is_expected = False
-        while self._waiting and self._under_way < PARCELS_IN_FLIGHT_MAX:
-            self._under_way += 1
-            self._spawn(self._deliver(self._take()))
-
-    def _take(self) -> list[tuple[Message, asyncio.Future[None]]]:
-        taken = [self._waiting.popleft()]
-        room = PARCEL_BYTES_MAX - len(taken[0][0].body)
-        while self._waiting and len(taken) < PARCEL_MESSAGES_MAX:
-            room -= len(self._waiting[0][0].body)
-            if room < 0:
-                break
-            taken.append(self._waiting.popleft())
-        return taken
-
-    async def _deliver(self, taken: Sequence[tuple[Message, asyncio.Future[None]]]) -> None:
-        try:
-            await self._send(self._queue, [message for message, _ in taken])
-        except BaseException as error:
-            for _, sent in taken:
-                if sent.done():
-                    continue
-                if isinstance(error, Exception):
-                    sent.set_exception(error)
-                    sent.exception()  # nobody may wait any more
-                else:
-                    sent.cancel()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            for _, sent in taken:
-                if not sent.done():
-                    sent.set_result(None)
-        finally:
-            self._under_way -= 1
-            self._pack()
 
 
 def check_size(message: Message) -> None:
