@@ -64,7 +64,7 @@ class RabbitBroker:
         self._has_delays = False
         self._declaring = asyncio.Lock()
         self._repairing = asyncio.Lock()
-        self._repaired_at = float("-inf")
+        self._repaired_at = self._vanished_at = float("-inf")
         self._consumers: list[RabbitConsumer] = []
         self._inboxes: list[Inboxes] = []
         self._counters = Counters()
@@ -139,10 +139,14 @@ class RabbitBroker:
 
     async def _prepare(self, queue: str) -> None:
         """Before a queue is consumed: it may have been deleted meanwhile."""
+        await asyncio.sleep(self._vanished_at + VANISHED_S - asyncio.get_running_loop().time())
         if queue in self._declared:
             await self.declare([queue])
         else:
             await self._check_known(queue)
+
+    def _note_vanished(self) -> None:
+        self._vanished_at = asyncio.get_running_loop().time()
 
     async def _repair(self, queue: str) -> None:
         """A message came back, because its queue is gone or an exchange. Others may be, too."""
@@ -219,6 +223,7 @@ class RabbitBroker:
             counters=self._counters,
             bell=bell,
             on_lost=self._membership.changed.ring,
+            on_vanished=self._note_vanished,
         )
 
     async def _republish(self, message: Message, earlier: int) -> None:

@@ -88,7 +88,7 @@ class RabbitConsumer:
 
     `prepare` makes sure that the queue is there. `republish` publishes a message anew that is not
     due, or that goes back alone out of a parcel (with the deliveries that it has had). `bell` rings
-    whenever there may be something to receive.
+    whenever there may be something to receive. `on_vanished` hears that the queue was deleted.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class RabbitConsumer:
         counters: Counters,
         bell: Bell | None = None,
         on_lost: Callable[[], None] = lambda: None,
+        on_vanished: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = queue
         self._connection = connection
@@ -115,6 +116,7 @@ class RabbitConsumer:
         self._counters = counters
         self._bell = bell or Bell()
         self._on_lost = on_lost
+        self._on_vanished = on_vanished
         self._channel: AbstractChannel | None = None
         self._wire: Wire | None = None
         self._tag = ""
@@ -351,6 +353,7 @@ class RabbitConsumer:
     # --- the end of the channel
 
     def _on_cancel(self, _: object) -> None:
+        self._on_vanished()
         self._lose("the queue was deleted, or its leader was lost")
 
     def _on_close(self, error: BaseException | None) -> None:

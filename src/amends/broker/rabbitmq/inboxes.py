@@ -18,7 +18,7 @@ from amends.broker.rabbitmq.members import Membership
 from amends.domain.backoff import back_off
 from amends.domain.bell import Bell
 from amends.domain.clock import Clock
-from amends.errors import BrokerUnavailable
+from amends.errors import BrokerUnavailable, UsageError
 from amends.telemetry import Log
 
 log = Log("amends.broker")
@@ -137,7 +137,7 @@ class Inboxes:
                 self._wake()
                 await self._while_mine(consumer)
                 await self._finish(consumer)
-            except BrokerUnavailable as error:
+            except (BrokerUnavailable, UsageError) as error:
                 failures += 1
                 log.warning("inbox_not_taken", queue=queue, error=str(error))
             finally:

@@ -210,10 +210,11 @@ class Membership:
         report = decode(delivered)
         if report is None or report.member == self.me:
             return
-        if report.kind == BYE:
+        if report.kind == BYE or not (report.queues or report.inboxes):
+            # Or it is here still, and wants nothing any more.
             self._members.left(report.member)
             self._reports.pop(report.member, None)
-        elif report.queues or report.inboxes:
+        else:
             now = _monotonic()
             self._members.heard(Presence(report.member, report.inboxes), now)
             self._reports[report.member] = report
