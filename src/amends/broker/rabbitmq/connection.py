@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar, cast
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError
+from aiormq.abc import AbstractConnection as WireConnection
 from aiormq.channel import Channel as Wire
 from aiormq.exceptions import (
     AuthenticationError,
@@ -49,6 +50,10 @@ LOST: Final = (AMQPError, ChannelInvalidStateError, OSError, RuntimeError, Timeo
 REQUEST_TIMEOUT_S: Final = 20.0
 #: How long saying goodbye to the server may take.
 CLOSING_S: Final = 5.0
+#: Who waits for an answer on a closed channel hears of its end within milliseconds, or never.
+CANCELLED_S: Final = 0.25
+#: Nobody begins to write to a connection that was closed so long ago.
+SINK_S: Final = 1.0
 
 #: The last one is what the client library makes of a virtual host that is not there.
 _REFUSED: Final = (
@@ -74,6 +79,7 @@ class Connection:
         self._made: AbstractConnection | None = None
         self._making = asyncio.Lock()
         self._doing: set[asyncio.Task[Any]] = set()
+        self._sinks: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._closed = False
         self.reconnects = -1
@@ -92,7 +98,9 @@ class Connection:
         try:
             with library_words():
                 channel = made.channel(publisher_confirms=confirms, on_return_raises=confirms)
-                await channel.initialize(timeout=REQUEST_TIMEOUT_S)
+                assert made.transport is not None
+                opening = channel.initialize(timeout=REQUEST_TIMEOUT_S)
+                await while_open(made.transport.connection, opening)
         except LOST as error:
             raise self._unavailable(error) from error
         return channel
@@ -106,23 +114,22 @@ class Connection:
         await self.made()
         doing = asyncio.create_task(self._on_a_channel(requests))
         self._doing.add(doing)
-        doing.add_done_callback(self._done)
+        doing.add_done_callback(self._doing.discard)
+        doing.add_done_callback(_heard)
         await asyncio.wait([doing])
         return doing.result()
 
     async def _on_a_channel(self, requests: Callable[[Wire], Awaitable[T]]) -> T:
         channel = await self.channel()
+        wire = await wire_of(channel)
         try:
             with library_words():
-                return await requests(await wire_of(channel))
+                return await while_open(wire, requests(wire))
+        except ConnectionError as error:
+            raise self._unavailable(error) from error
         finally:
             with suppress(*LOST), library_words():
-                await channel.close()
-
-    def _done(self, doing: asyncio.Task[Any]) -> None:
-        self._doing.discard(doing)
-        if not doing.cancelled():
-            doing.exception()  # the caller may be gone
+                await while_open(wire, channel.close())
 
     async def is_blocked(self) -> bool:
         """Whether the server takes nothing that is published over it, because of an alarm."""
@@ -145,6 +152,9 @@ class Connection:
             await self._drop()
         if self._doing:
             await asyncio.wait(self._doing)
+        for sink in self._sinks:
+            sink.cancel()
+        await asyncio.gather(*self._sinks, return_exceptions=True)
 
     async def _up(self) -> AbstractConnection:
         async with self._making:
@@ -162,8 +172,16 @@ class Connection:
                 raise
             self._failures = 0
             self.reconnects += 1
+            assert self._made.transport is not None
+            wires = self._made.transport.connection
+            wires.closing.add_done_callback(lambda _: self._begin_sink(wires))
             log.info("connected", what=self._what, broker=self._address.redacted())
             return self._made
+
+    def _begin_sink(self, closed: WireConnection) -> None:
+        sink = asyncio.create_task(take_frames(closed))
+        self._sinks.add(sink)
+        sink.add_done_callback(self._sinks.discard)
 
     async def _pause(self) -> None:
         """Longer each time, and not in step with all the others who lost the same server."""
@@ -251,6 +269,44 @@ def library_words() -> Iterator[None]:
         if task is None or task.cancelling() > before:
             raise
         raise ConnectionError("the connection was closed") from error
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    """Whoever waited may be gone."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def take_frames(closed: WireConnection) -> None:
+    """Take what is still written to a connection that is closed.
+
+    Frames wait in a queue for ten, and the library leaves whoever wants to put one more into that
+    waiting for ever: a publisher, say, and all who wait behind it.
+    """
+    with suppress(TimeoutError):
+        while True:
+            await asyncio.wait_for(closed.write_queue.get(), timeout=SINK_S)
+
+
+async def while_open(within: Wire | WireConnection, work: Awaitable[T]) -> T:
+    """What comes of requests to the server, as long as their channel or connection is open.
+
+    The library cancels what waits when these are closed. But a cancellation that comes at the very
+    moment at which `asyncio.wait_for` is about to return is lost (before Python 3.12), and the next
+    answer would be waited for until the request's timeout. Raises ConnectionError then.
+    """
+    closing, working = within.closing, asyncio.ensure_future(work)
+    working.add_done_callback(_heard)
+    try:
+        await asyncio.wait([working, closing], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await asyncio.wait([working], timeout=CANCELLED_S)
+        if working.done():
+            return working.result()
+        raise ConnectionError("the connection was closed")
+    finally:
+        closing.cancel()  # our view of it
+        working.cancel()
 
 
 async def wire_of(channel: AbstractChannel) -> Wire:

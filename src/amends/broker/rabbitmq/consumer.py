@@ -28,6 +28,7 @@ from amends.broker.rabbitmq.connection import (
     describe,
     library_words,
     on_close,
+    while_open,
     wire_of,
 )
 from amends.broker.rabbitmq.delays import is_early
@@ -158,7 +159,8 @@ class RabbitConsumer:
             return
         if self._wire is not None and self._lost is None:
             with suppress(*LOST), library_words():
-                await self._wire.basic_cancel(self._tag, timeout=REQUEST_TIMEOUT_S)
+                cancelling = self._wire.basic_cancel(self._tag, timeout=REQUEST_TIMEOUT_S)
+                await while_open(self._wire, cancelling)
         # Not before, or it would be delivered here again.
         self._returning = True
         await self._return_buffer()
@@ -293,15 +295,18 @@ class RabbitConsumer:
         wire.on_consumer_cancel_callbacks.add(self._on_cancel)
         try:
             with library_words():
-                await wire.basic_qos(prefetch_count=self._prefetch, timeout=REQUEST_TIMEOUT_S)
-                consumed = await wire.basic_consume(
-                    self._physical, self._on_delivery, timeout=REQUEST_TIMEOUT_S
-                )
-            self._tag = str(consumed.consumer_tag)
+                self._tag = await while_open(wire, self._begin(wire))
         except LOST as error:
             raise BrokerUnavailable(
                 f"{self.queue!r} cannot be consumed now: {describe(error)}"
             ) from error
+
+    async def _begin(self, wire: Wire) -> str:
+        await wire.basic_qos(prefetch_count=self._prefetch, timeout=REQUEST_TIMEOUT_S)
+        consumed = await wire.basic_consume(
+            self._physical, self._on_delivery, timeout=REQUEST_TIMEOUT_S
+        )
+        return str(consumed.consumer_tag)
 
     @property
     def _prefetch(self) -> int:

@@ -28,6 +28,7 @@ from amends.broker.rabbitmq.connection import (
     describe,
     library_words,
     on_close,
+    while_open,
     wire_of,
 )
 from amends.broker.rabbitmq.names import Names
@@ -177,7 +178,7 @@ class Membership:
         wire = await wire_of(channel)
         wire.on_consumer_cancel_callbacks.add(lambda _: gone.set())
         with library_words():
-            await listen(wire, self._names, self._hear)
+            await while_open(wire, listen(wire, self._names, self._hear))
         self._tell(HELLO)
         await asyncio.sleep(ANSWERS_S)
         self._joined.set()
