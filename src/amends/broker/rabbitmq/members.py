@@ -234,7 +234,9 @@ class Membership:
 
     async def _send(self, kind: str) -> None:
         with suppress(BrokerUnavailable, BrokerClosed):
-            await self._publisher.send(self._names.members, "", encode(self._report(kind)))
+            mail = encode(self._report(kind))
+            # Nobody may hear it, also not this process, whose connections come back one by one.
+            await self._publisher.send(self._names.members, "", mail, mandatory=False)
 
 
 async def listen(
@@ -267,7 +269,9 @@ async def census(
     async def ask(wire: Wire) -> list[Report]:
         await listen(wire, names, hear)
         me = Report(kind=HELLO, member=f"census:{token_hex(8)}", name=process_name())
-        asking = asyncio.ensure_future(publisher.send(names.members, "", encode(me)))
+        asking = asyncio.ensure_future(
+            publisher.send(names.members, "", encode(me), mandatory=False)
+        )
         await asyncio.sleep(ANSWERS_S)
         if not asking.done() and await publisher.is_blocked():
             # Nobody can answer either. What can be said is that this process is blocked, too.

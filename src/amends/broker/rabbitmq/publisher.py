@@ -101,14 +101,17 @@ class Publisher:
             if isinstance(outcome, BaseException):
                 raise outcome
 
-    async def send(self, exchange: str, key: str, mail: Post, *, queue: str = "") -> None:
+    async def send(
+        self, exchange: str, key: str, mail: Post, *, queue: str = "", mandatory: bool = True
+    ) -> None:
         """Publish one AMQP message and wait until it is confirmed. `queue` is the logical name of
-        the queue that it is to reach, if that may have to be declared again.
+        the queue that it is to reach, if that may have to be declared again; what is not
+        `mandatory` need reach none.
         """
         try:
             with self._deadlines.within(self._timeout_s):
                 async with self._slots:
-                    await self._until_confirmed(exchange, key, mail, queue)
+                    await self._until_confirmed(exchange, key, mail, queue, mandatory)
         except TimeoutError:
             blocked = await self.is_blocked()
             raise BrokerUnavailable(
@@ -157,7 +160,9 @@ class Publisher:
 
     # --- one AMQP message
 
-    async def _until_confirmed(self, exchange: str, key: str, mail: Post, queue: str) -> None:
+    async def _until_confirmed(
+        self, exchange: str, key: str, mail: Post, queue: str, mandatory: bool
+    ) -> None:
         id = message_id_of(mail.properties)
         failures = 0
         while True:
@@ -173,7 +178,7 @@ class Publisher:
                         exchange=exchange,
                         routing_key=key,
                         properties=mail.properties,
-                        mandatory=True,
+                        mandatory=mandatory,
                         wait=False,
                     )
             except (PublishError, ChannelNotFoundEntity) as error:
