@@ -91,6 +91,10 @@ class Deployment:
         assert await child.ended() == 0, child.log.read_text()
         return [json.loads(line) for line in child.output.read_text().splitlines()]
 
+    def alive(self) -> list[Child]:
+        """The engine's processes that have not ended."""
+        return [child for child in [*self.orchestrators, *self.workers] if not child.has_ended]
+
     async def stop(self, child: Child) -> None:
         """Stop it gracefully: it must end by itself."""
         child.send(signal.SIGTERM)
@@ -137,7 +141,7 @@ class Deployment:
                 entry = json.loads(line)
                 # Their client of RabbitMQ finds errors where they go on.
                 if not entry.get("logger", "aiormq").startswith("aiormq"):
-                    yield entry
+                    yield {**entry, "pid": child.pid}
 
     # --- the end
 
@@ -145,9 +149,8 @@ class Deployment:
         """See all payments to their end, and then find everything in order."""
         await self.customers.until_all_have_ended()
         await self.until(self._is_idle)
-        for child in [*self.orchestrators, *self.workers]:
-            if not child.has_ended:
-                await self.stop(child)
+        for child in self.alive():
+            await self.stop(child)
 
     async def _is_idle(self) -> bool:
         """No message is left, but for dead letters."""

@@ -35,6 +35,7 @@ class Child:
         self.name = name
         self.output = folder / f"{name}.out"
         self.log = folder / f"{name}.log"
+        self.log.touch()
         self.pid = 0
         self.started = asyncio.Event()
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
