@@ -100,8 +100,13 @@ def delays(names: Names) -> list[Part]:
 
 
 def _partitions_mark(names: Names, partitions: int) -> Exchange:
-    """The exchange that says how many partitions there are."""
-    return Exchange(names.partitions, "fanout", {"alternate-exchange": str(partitions)})
+    """The exchange that says how many partitions there are, in the name of another one.
+
+    There is no other one. But whoever declares this must be allowed to write to it: so it has a
+    name under the prefix, too.
+    """
+    told = f"{names.partitions}.{partitions}"
+    return Exchange(names.partitions, "fanout", {"alternate-exchange": told})
 
 
 def parts_of(names: Names, logical: str) -> list[Part]:
@@ -239,10 +244,10 @@ def _name(part: Part) -> str:
 
 def _conflict(part: Part, error: ChannelPreconditionFailed) -> str:
     if isinstance(part, Exchange) and part.name.endswith(".partitions"):
+        wanted = part.arguments["alternate-exchange"].rpartition(".")[2]
         return (
-            f"AMENDS_PARTITIONS={part.arguments['alternate-exchange']}, but this deployment was "
-            f"made with another number: {error}. Nothing was published. Use the number that it "
-            "has; to change it, see docs/rabbitmq.md"
+            f"AMENDS_PARTITIONS={wanted}, but this deployment was made with another number: {error}. "
+            "Nothing was published. Use the number that it has; to change it, see docs/rabbitmq.md"
         )
     return (
         f"{_name(part)} exists already, and is not as Amends needs it: {error}. Nothing was "
