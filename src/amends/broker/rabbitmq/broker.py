@@ -138,9 +138,10 @@ class RabbitBroker:
         self._known.add(queue)
 
     async def _prepare(self, queue: str) -> None:
-        """Before a queue is consumed: it may have been deleted meanwhile."""
+        """Before a queue is consumed: it may have been deleted meanwhile, and all else with it."""
         await asyncio.sleep(self._vanished_at + VANISHED_S - asyncio.get_running_loop().time())
         if queue in self._declared:
+            self._has_base = False
             await self.declare([queue])
         else:
             await self._check_known(queue)

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel as Wire
+from aiormq.exceptions import ChannelNotFoundEntity
 from pydantic import BaseModel, ValidationError
 
 from amends.broker.port import Process
@@ -254,7 +255,7 @@ async def listen(
 async def census(
     connection: Connection, publisher: Publisher, names: Names, clock: Clock
 ) -> list[Report]:
-    """Ask who is there, without being one of them.
+    """Ask who is there, without being one of them. Nobody is where nothing is set up.
 
     While the server takes nothing, because of an alarm, nobody is heard: then this process is all
     there is, and says that it is blocked.
@@ -282,6 +283,8 @@ async def census(
 
     try:
         return await connection.requesting(ask)
+    except ChannelNotFoundEntity:
+        return []
     except LOST as error:
         raise BrokerUnavailable(f"the members cannot be asked: {describe(error)}") from error
 

@@ -14,10 +14,22 @@ from typing import Any, Final
 
 from aio_pika.abc import AbstractChannel
 from aiormq.channel import Channel as Wire
-from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
+from aiormq.exceptions import (
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    DeliveryError,
+    PublishError,
+)
 
 from amends.broker.port import Message
-from amends.broker.rabbitmq.connection import LOST, Connection, describe, library_words, wire_of
+from amends.broker.rabbitmq.connection import (
+    LOST,
+    REQUEST_TIMEOUT_S,
+    Connection,
+    describe,
+    library_words,
+    wire_of,
+)
 from amends.broker.rabbitmq.delays import route
 from amends.broker.rabbitmq.names import Names
 from amends.broker.rabbitmq.parcels import Parcels
@@ -38,6 +50,12 @@ log = Log("amends.broker")
 
 #: Messages whose confirmation is waited for at a time.
 IN_FLIGHT_MAX: Final = 128
+#: A message that is not confirmed for so long, though the server takes messages, is published again.
+CONFIRM_S: Final = 10.0
+#: A channel of this age over which messages are refused, or not confirmed, is not used any more.
+TRUST_S: Final = 1.0
+#: How often is looked whether an alarm has ended.
+ALARM_LOOK_S: Final = 1.0
 #: How long closing waits for confirmations.
 CLOSING_S: Final = 5.0
 #: RabbitMQ 4 takes 16 MiB by default, and nothing that the engine sends comes near.
@@ -68,6 +86,7 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._wire: Wire | None = None
         self._opening = asyncio.Lock()
+        self._opened_at = 0.0
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._deadlines = Deadlines()
         self._parcels = Parcels(self._send_parcel, self._spawn)
@@ -165,6 +184,7 @@ class Publisher:
     ) -> None:
         id = message_id_of(mail.properties)
         failures = 0
+        wire: Wire | None = None
         while True:
             try:
                 wire = self._wire
@@ -172,7 +192,7 @@ class Publisher:
                     wire = await self._open()
                 # Copies in flight must differ, or the client library confuses their confirmations.
                 mail.properties.message_id = f"{id}#{next(self._numbers)}"
-                with library_words():
+                with library_words(), self._deadlines.within(CONFIRM_S):
                     await wire.basic_publish(
                         mail.body,
                         exchange=exchange,
@@ -187,10 +207,11 @@ class Publisher:
                 await self._repair(queue)
             except DeliveryError as error:
                 log.warning("publish_refused", key=key, error=describe(error))
+                self._distrust(wire)
             except BrokerUnavailable as error:
                 log.warning("publish_retried", key=key, error=str(error))
             except TimeoutError:
-                raise
+                await self._unconfirmed(key, wire)
             except LOST as error:
                 log.warning("publish_retried", key=key, error=describe(error))
             else:
@@ -204,7 +225,34 @@ class Publisher:
             if self._wire is None or self._wire.is_closed:
                 self._channel = await self._connection.channel(confirms=True)
                 self._wire = await wire_of(self._channel)
+                self._opened_at = asyncio.get_running_loop().time()
             return self._wire
+
+    async def _unconfirmed(self, key: str, wire: Wire | None) -> None:
+        """A message was not confirmed in time, and is to be published again."""
+        if await self.is_blocked():
+            # All that is published now waits in this process for the alarm to end.
+            while await self.is_blocked():
+                await asyncio.sleep(ALARM_LOOK_S)
+            return
+        log.warning("publish_unconfirmed", key=key, after_s=CONFIRM_S)
+        self._distrust(wire)
+
+    def _distrust(self, wire: Wire | None) -> None:
+        """Use another channel from now on. When a queue loses its leader, RabbitMQ may refuse, or
+        forget, all that a channel sends there, for as long as the channel lives: seen on 3.10, and
+        see its pull requests 13095 and 14589, of 2025.
+        """
+        age_s = asyncio.get_running_loop().time() - self._opened_at
+        if wire is not None and wire is self._wire and age_s >= TRUST_S:
+            self._wire = None
+            self._spawn(_close(wire))
+
+
+async def _close(wire: Wire) -> None:
+    with suppress(*LOST), library_words():
+        # An error of ours: otherwise those who wait for other confirmations would be cancelled.
+        await wire.close(ChannelInvalidStateError("it confirmed nothing"), REQUEST_TIMEOUT_S)
 
 
 def check_size(message: Message) -> None:
