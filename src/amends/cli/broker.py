@@ -43,7 +43,8 @@ def setup(
     """Make the exchanges and queues that Amends needs, and say which were there.
 
     Safe to repeat. What is there but differs is left as it is, and the command fails. Engines and
-    clients make what they need by themselves; this is for doing it before, with other permissions.
+    clients make what they need by themselves, and need the same permissions for that; this is for
+    doing it before, and for looking what differs.
     """
     application = App() if app is None else load_app(app)
     settings = Settings()

@@ -94,11 +94,11 @@ async def test_a_deployment_has_one_number_of_partitions(site: Site) -> None:
     await site.open(INBOX, partitions=4)
     other = site.make(partitions=5)
     with pytest.raises(
-        BrokerRefused, match=r"AMENDS_PARTITIONS=5, but this deployment.*current is '4'"
+        BrokerRefused, match=r"AMENDS_PARTITIONS=5, but.*current is '.*partitions\.4'"
     ):
         await other.declare([INBOX])
     findings = {finding.name: finding.differs for finding in await other.set_up([])}
-    assert "current is '4'" in str(findings[f"{site.prefix}.partitions"])
+    assert ".partitions.4'" in str(findings[f"{site.prefix}.partitions"])
     await site.open(INBOX, partitions=4)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,10 +11,9 @@ from aiormq.channel import Channel as Wire
 from aiormq.exceptions import DeliveryError
 from pamqp.commands import Basic
 
-from amends.broker.rabbitmq import BrokerAddress, RabbitBroker, publisher
-from amends.domain.clock import SystemClock
-from amends.testing.contracts.broker_base import consuming, messages_of, receive
+from amends.broker.rabbitmq import RabbitBroker, publisher
 from amends.testing.contracts.data import new_message, soon
+from tests.integration.rabbitmq.site import Site, messages_in
 
 LEDGER, MAIL = "commands.ledger", "commands.mail"
 
@@ -49,21 +47,10 @@ class Broken:
 
 
 @pytest.fixture
-async def broker(
-    rabbitmq: str, rabbit_prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[RabbitBroker]:
+async def broker(site: Site, monkeypatch: pytest.MonkeyPatch) -> RabbitBroker:
     monkeypatch.setattr(publisher, "CONFIRM_S", 0.5)
     monkeypatch.setattr(publisher, "TRUST_S", 0.1)
-    broker = await RabbitBroker.open(
-        BrokerAddress.parse(rabbitmq),
-        rabbit_prefix,
-        SystemClock(),
-        partitions=1,
-        publish_timeout_s=15,
-    )
-    await broker.declare([LEDGER, MAIL])
-    yield broker
-    await broker.close()
+    return await site.open(LEDGER, MAIL)
 
 
 @pytest.mark.parametrize("refuses", [False, True])
@@ -77,9 +64,8 @@ async def test_what_one_channel_does_not_take_goes_over_another(
     events = {entry["event"] for entry in logs}
     assert events == {"publish_refused" if refuses else "publish_unconfirmed"}
     assert broken.lost == len(logs)
-    for queue, message in ((LEDGER, lost), (MAIL, other)):
-        async with consuming(broker, queue) as consumer:
-            assert messages_of(await receive(consumer, 1)) == [message]
+    assert await messages_in(broker, LEDGER) == [lost]
+    assert await messages_in(broker, MAIL) == [other]
 
 
 async def test_an_alarm_is_waited_for(

@@ -232,7 +232,7 @@ class Publisher:
         """A message was not confirmed in time, and is to be published again."""
         if await self.is_blocked():
             # All that is published now waits in this process for the alarm to end.
-            while await self.is_blocked():
+            while await self.is_blocked():  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(ALARM_LOOK_S)
             return
         log.warning("publish_unconfirmed", key=key, after_s=CONFIRM_S)
