@@ -145,6 +145,19 @@ class Connection:
         ready.cancel()
         return True
 
+    async def unblocked(self) -> None:
+        """Wait until an alarm is over, or the connection is lost."""
+        made = self._made
+        if made is None or made.transport is None or _is_closed(made):
+            return
+        wire = made.transport.connection
+        waiting = [asyncio.ensure_future(wire.ready()), wire.closing]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for future in waiting:
+                future.cancel()
+
     async def close(self) -> None:
         """Close it for good. Idempotent."""
         self._closed = True

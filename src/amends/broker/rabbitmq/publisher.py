@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, Final
 
-from aio_pika.abc import AbstractChannel
 from aiormq.channel import Channel as Wire
 from aiormq.exceptions import (
     ChannelInvalidStateError,
@@ -42,8 +43,8 @@ from amends.broker.rabbitmq.wire import (
 from amends.broker.topology import INBOX_PREFIX
 from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
-from amends.domain.deadlines import Deadlines
-from amends.errors import BrokerUnavailable, PayloadTooLarge
+from amends.domain.deadlines import Deadline, Deadlines
+from amends.errors import BrokerRefused, BrokerUnavailable, PayloadTooLarge
 from amends.telemetry import Log
 
 log = Log("amends.broker")
@@ -54,8 +55,6 @@ IN_FLIGHT_MAX: Final = 128
 CONFIRM_S: Final = 10.0
 #: A channel of this age over which messages are refused, or not confirmed, is not used any more.
 TRUST_S: Final = 1.0
-#: How often is looked whether an alarm has ended.
-ALARM_LOOK_S: Final = 1.0
 #: How long closing waits for confirmations.
 CLOSING_S: Final = 5.0
 #: RabbitMQ 4 takes 16 MiB by default, and nothing that the engine sends comes near.
@@ -83,9 +82,9 @@ class Publisher:
         self._clock = clock
         self._timeout_s = timeout_s
         self._repair = repair
-        self._channel: AbstractChannel | None = None
         self._wire: Wire | None = None
-        self._opening = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
+        self._is_held = False
         self._opened_at = 0.0
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._deadlines = Deadlines()
@@ -104,10 +103,6 @@ class Publisher:
         """
         for message in messages:
             check_size(message)
-        if self._wire is None or self._wire.is_closed:
-            # Before those who publish at once wait for it, each in its own place.
-            with suppress(BrokerUnavailable):
-                await self._open()
         under_way = [self._begin(message, earlier) for message in messages]
         outcomes = await asyncio.gather(*under_way, return_exceptions=True)
         for outcome in outcomes:
@@ -127,18 +122,7 @@ class Publisher:
         the queue that it is to reach, if that may have to be declared again; what is not
         `mandatory` need reach none.
         """
-        try:
-            with self._deadlines.within(self._timeout_s):
-                async with self._slots:
-                    await self._until_confirmed(exchange, key, mail, queue, mandatory)
-        except TimeoutError:
-            blocked = await self.is_blocked()
-            raise BrokerUnavailable(
-                f"RabbitMQ did not confirm a message to {key!r} within {self._timeout_s:g} s"
-                f"{': it takes none, because of a memory or disk alarm' if blocked else ''}. It "
-                "may have been published; publishing it again under its id is safe"
-            ) from None
-        self.published += 1
+        await self._send(_Sending(lambda: (exchange, key), mail, queue, mandatory))
 
     async def is_blocked(self) -> bool:
         """Whether the server takes nothing, because of an alarm."""
@@ -155,17 +139,21 @@ class Publisher:
     # --- on the way
 
     def _begin(self, message: Message, earlier: int) -> asyncio.Future[None]:
-        way = None
-        if message.due is not None:
-            way = route(message.due, self._clock.now(), message.queue)
-        if way is not None:
-            exchange, key = self._names.delay(way.level), way.routing_key
-        elif message.queue.startswith(INBOX_PREFIX) and not earlier:
+        now = self._clock.now()
+        is_due = message.due is None or message.due <= now
+        if is_due and message.queue.startswith(INBOX_PREFIX) and not earlier:
             return self._parcels.put(message)
-        else:
-            exchange, key = self._names.exchange, message.queue
-        mail = post(message, at=self._clock.now(), earlier=earlier)
-        return self._spawn(self.send(exchange, key, mail, queue=message.queue))
+        mail = post(message, at=now, earlier=earlier)
+        return self._spawn(self._send(_Sending(partial(self._way, message), mail, message.queue)))
+
+    def _way(self, message: Message) -> tuple[str, str]:
+        """The exchange and the routing key for a message, if it is published now."""
+        delay = None
+        if message.due is not None:
+            delay = route(message.due, self._clock.now(), message.queue)
+        if delay is None:
+            return self._names.exchange, message.queue
+        return self._names.delay(delay.level), delay.routing_key
 
     async def _send_parcel(self, queue: str, messages: Sequence[Message]) -> None:
         mail = parcel(messages, at=self._clock.now())
@@ -179,17 +167,35 @@ class Publisher:
 
     # --- one AMQP message
 
-    async def _until_confirmed(
-        self, exchange: str, key: str, mail: Post, queue: str, mandatory: bool
-    ) -> None:
+    async def _send(self, sending: _Sending) -> None:
+        deadline = self._deadlines.within(self._timeout_s)
+        try:
+            with deadline:
+                async with self._slots:
+                    await self._until_confirmed(sending, deadline)
+        except TimeoutError:
+            self._is_held = await self.is_blocked()
+            why = (
+                "it takes none, because of a memory or disk alarm" if self._is_held else sending.why
+            )
+            raise BrokerUnavailable(
+                f"RabbitMQ did not confirm a message to {sending.queue or sending.way()[0]!r} within "
+                f"{self._timeout_s:g} s{why and f': {why}'}. It may have been published; publishing "
+                "it again under its id is safe"
+            ) from None
+        self.published += 1
+
+    async def _until_confirmed(self, sending: _Sending, deadline: Deadline) -> None:
+        mail = sending.mail
         id = message_id_of(mail.properties)
         failures = 0
         wire: Wire | None = None
         while True:
+            if deadline.expired:
+                raise TimeoutError  # of which the client library made another error
+            exchange, key = sending.way()
             try:
-                wire = self._wire
-                if wire is None or wire.is_closed:
-                    wire = await self._open()
+                wire = await self._ready()
                 # Copies in flight must differ, or the client library confuses their confirmations.
                 mail.properties.message_id = f"{id}#{next(self._numbers)}"
                 with library_words(), self._deadlines.within(CONFIRM_S):
@@ -198,45 +204,61 @@ class Publisher:
                         exchange=exchange,
                         routing_key=key,
                         properties=mail.properties,
-                        mandatory=mandatory,
+                        mandatory=sending.mandatory,
                         wait=False,
                     )
             except (PublishError, ChannelNotFoundEntity) as error:
                 # Unroutable, or the exchange is gone.
-                log.warning("published_in_vain", key=key, error=describe(error))
-                await self._repair(queue)
+                sending.failed("published_in_vain", key, describe(error))
+                await self._mend(sending, key)
             except DeliveryError as error:
-                log.warning("publish_refused", key=key, error=describe(error))
+                sending.failed("publish_refused", key, describe(error))
                 self._distrust(wire)
             except BrokerUnavailable as error:
-                log.warning("publish_retried", key=key, error=str(error))
+                sending.failed("publish_retried", key, str(error))
             except TimeoutError:
-                await self._unconfirmed(key, wire)
+                await self._unconfirmed(sending, key, wire)
             except LOST as error:
-                log.warning("publish_retried", key=key, error=describe(error))
+                sending.failed("publish_retried", key, describe(error))
             else:
                 return
             failures += 1
             if failures > 1:
                 await back_off(self._clock, failures - 1)
 
-    async def _open(self) -> Wire:
-        async with self._opening:
-            if self._wire is None or self._wire.is_closed:
-                self._channel = await self._connection.channel(confirms=True)
-                self._wire = await wire_of(self._channel)
-                self._opened_at = asyncio.get_running_loop().time()
-            return self._wire
+    async def _mend(self, sending: _Sending, key: str) -> None:
+        try:
+            await self._repair(sending.queue)
+        except BrokerRefused:
+            raise
+        except BrokerUnavailable as error:
+            sending.failed("not_repaired", key, str(error))
 
-    async def _unconfirmed(self, key: str, wire: Wire | None) -> None:
+    async def _ready(self) -> Wire:
+        if self._is_held:
+            # What was published since the alarm began fills this process's memory already.
+            await self._connection.unblocked()
+            self._is_held = False
+        while (wire := self._wire) is None or wire.is_closed:
+            # One for all, who then go on in the order in which they came.
+            opening = self._opening
+            if opening is None or opening.done():
+                opening = self._opening = asyncio.create_task(self._open())
+                opening.add_done_callback(lambda task: task.cancelled() or task.exception())
+            await asyncio.wait([opening])
+            opening.result()
+        return wire
+
+    async def _open(self) -> None:
+        self._wire = await wire_of(await self._connection.channel(confirms=True))
+        self._opened_at = asyncio.get_running_loop().time()
+
+    async def _unconfirmed(self, sending: _Sending, key: str, wire: Wire | None) -> None:
         """A message was not confirmed in time, and is to be published again."""
-        if await self.is_blocked():
-            # All that is published now waits in this process for the alarm to end.
-            while await self.is_blocked():  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(ALARM_LOOK_S)
-            return
-        log.warning("publish_unconfirmed", key=key, after_s=CONFIRM_S)
-        self._distrust(wire)
+        self._is_held = await self.is_blocked()
+        if not self._is_held:
+            sending.failed("publish_unconfirmed", key, f"not confirmed within {CONFIRM_S:g} s")
+            self._distrust(wire)
 
     def _distrust(self, wire: Wire | None) -> None:
         """Use another channel from now on. When a queue loses its leader, RabbitMQ may refuse, or
@@ -253,6 +275,26 @@ async def _close(wire: Wire) -> None:
     with suppress(*LOST), library_words():
         # An error of ours: otherwise those who wait for other confirmations would be cancelled.
         await wire.close(ChannelInvalidStateError("it confirmed nothing"), REQUEST_TIMEOUT_S)
+
+
+@dataclass
+class _Sending:
+    """An AMQP message that is to reach a queue. `way` says by which exchange and routing key, when
+    it is asked: the longer a delayed message was tried, the less is left of its delay.
+    """
+
+    way: Callable[[], tuple[str, str]]
+    mail: Post
+    queue: str
+    mandatory: bool = True
+    why: str = ""
+    """What went wrong last."""
+
+    def failed(self, event: str, key: str, why: str) -> None:
+        """It was not confirmed."""
+        if why != self.why:
+            log.warning(event, key=key, error=why)
+        self.why = why
 
 
 def check_size(message: Message) -> None:
