@@ -16,6 +16,7 @@ from amends.broker.port import Delivery
 from amends.broker.rabbitmq import RabbitBroker, delays
 from amends.broker.rabbitmq import consumer as consuming
 from amends.broker.rabbitmq.consumer import INBOX_PREFETCH_MAX, RabbitConsumer
+from amends.broker.rabbitmq.wire import post
 from amends.broker.subscription import Subscription
 from amends.domain.clock import SystemClock
 from amends.errors import BrokerUnavailable
@@ -210,7 +211,8 @@ async def test_a_consumer_ends_at_once_while_the_server_is_away(
     await asyncio.to_thread(private_rabbitmq.kill)
     consumers = [broker.consume(COMMANDS, limit=1) for _ in range(10)]
     receiving = [asyncio.ensure_future(consumer.receive()) for consumer in consumers]
-    await asyncio.sleep(0.5)
+    with pytest.raises(BrokerUnavailable):
+        await soon(broker.depths())  # though nobody could join
     began = asyncio.get_running_loop().time()
     await soon(asyncio.gather(*(consumer.stop() for consumer in consumers)))
     await soon(broker.close())
@@ -298,6 +300,24 @@ async def test_what_is_due_later_than_the_delays_reach_is_parked_again(
     await broker.ack([delivery])
     await consumer.close()
     await consumer_sees_nothing(broker, COMMANDS)
+
+
+async def test_who_parks_a_message_again_makes_the_levels_if_need_be(
+    site: Site, plain: Plain
+) -> None:
+    broker = await site.open(COMMANDS)
+    early = new_message(COMMANDS, due=SystemClock().now() + timedelta(hours=1))
+    mail = post(early, at=SystemClock().now())
+    await plain.wire.basic_publish(
+        mail.body, routing_key=f"{site.prefix}.{COMMANDS}", properties=mail.properties
+    )
+    consumer = rabbit(broker, COMMANDS, 1)
+    receiving = asyncio.ensure_future(consumer.receive())
+    await eventually(lambda: broker._has_delays)
+    await eventually(lambda: _counts(plain, "delay.14", 1))
+    await eventually(lambda: not consumer._letters)
+    await consumer.close()
+    assert await soon(receiving) == []
 
 
 async def consumer_sees_nothing(broker: RabbitBroker, queue: str) -> None:

@@ -172,9 +172,12 @@ class RabbitBroker:
         for message in messages:
             if message.queue not in self._known:
                 await self._check_known(message.queue)
+        await self._publish(messages)
+
+    async def _publish(self, messages: Sequence[Message], earlier: int = 0) -> None:
         if not self._has_delays and any(message.due is not None for message in messages):
             await self._declare_delays()
-        await self._publisher.publish(messages)
+        await self._publisher.publish(messages, earlier=earlier)
 
     async def request(self, message: Message) -> None:
         """See `Broker.request`. As durable as any message."""
@@ -228,7 +231,7 @@ class RabbitBroker:
         )
 
     async def _republish(self, message: Message, earlier: int) -> None:
-        await self._publisher.publish([message], earlier=earlier)
+        await self._publish([message], earlier)
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.ack`."""
@@ -304,8 +307,7 @@ class RabbitBroker:
         return [report.process() for report in await self._reports()]
 
     async def _reports(self) -> list[Report]:
-        if self._membership.is_running:
-            await self._membership.joined()
+        if self._membership.is_running and await self._membership.is_joined():
             return self._membership.reports()
         return await census(self._consuming, self._publisher, self._names, self._clock)
 

@@ -120,6 +120,12 @@ class Membership:
         if self._running is None:
             self._running = asyncio.create_task(self._run())
 
+    async def is_joined(self) -> bool:
+        """Whether the others had the time to answer; it waits for that, if it need not be long."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._joined.wait(), 4 * ANSWERS_S)
+        return self._joined.is_set()
+
     async def joined(self) -> None:
         """Wait until the others had the time to answer."""
         await self._joined.wait()
