@@ -16,9 +16,10 @@ from amends.domain import events as e
 from amends.domain.bell import Bell
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import JOURNAL_PREFIX, START, InstanceId
-from amends.errors import ActionRefused
+from amends.errors import ActionRefused, InstanceNotFound
 from amends.sagas import journal
 from amends.stores.port import EventFilter
+from tests.acceptance.judge import refused_signals
 from tests.acceptance.ledger import Ledger
 from tests.acceptance.ledger_app import (
     Order,
@@ -87,10 +88,11 @@ class Customers:
     `async with customers:`.
     """
 
-    def __init__(self, client: Client, ledger: Ledger, seed: int) -> None:
+    def __init__(self, client: Client, ledger: Ledger, seed: int, *, open_max: int = OPEN) -> None:
         self._client = client
         self._ledger = ledger
         self._seed = seed
+        self._open_max = open_max
         self._group = asyncio.TaskGroup()
         self._bell = Bell()
         self._errands: list[tuple[Errand, Plan]] = []
@@ -140,10 +142,13 @@ class Customers:
                 self._keep_busy()
 
     def _keep_busy(self) -> None:
-        while len(self.open) < OPEN and not self._is_over:
-            plan = draw_plan(self._seed, len(self.plans))
-            self.plans[plan.id] = self.open[plan.id] = plan
-            self._group.create_task(self._order(plan))
+        while len(self.open) < self._open_max and not self._is_over:
+            self.order(draw_plan(self._seed, len(self.plans)))
+
+    def order(self, plan: Plan) -> None:
+        """Order a payment."""
+        self.plans[plan.id] = self.open[plan.id] = plan
+        self._group.create_task(self._order(plan))
 
     async def _order(self, plan: Plan) -> None:
         await self._client.submit(plan.saga, plan.order, id=plan.id)
@@ -173,6 +178,38 @@ class Customers:
     def _handle(self, plan: Plan) -> Handle[list[str]]:
         return self._client.handle(plan.saga, plan.id)
 
+    # --- what the test asks for
+
+    def order_no_more(self) -> None:
+        """Let what is open come to its end."""
+        self._is_over = True
+
+    async def send_again(self) -> None:
+        """Send again what was lost on its way, as the journals have it; but nothing to those that
+        have ended without it.
+        """
+        refused = await refused_signals(self._client.backend.broker)
+        for plan in self.plans.values():
+            try:
+                state = await self._client.state(plan.instance)
+            except InstanceNotFound:
+                await self._order(plan)
+                continue
+            sent = self.sent.get(plan.id, set())
+            lost = sent - await self._received(plan) - refused
+            if plan.id not in self.open:
+                sent -= lost
+                continue
+            for text in lost:
+                await self._handle(plan).signal(approved, text)
+            for step in state.open_steps():
+                if step.parked:
+                    await self._help(plan, step.seq)
+
+    async def _received(self, plan: Plan) -> set[str]:
+        events = map(journal.decode, await self._client.journal(plan.instance))
+        return {event.payload for event in events if isinstance(event, e.SignalReceived)}
+
     # --- what the test waits for
 
     async def run_errands(self) -> int:
@@ -188,7 +225,7 @@ class Customers:
 
     async def until_all_have_ended(self) -> None:
         """Order nothing more, and see what was ordered to its end."""
-        self._is_over = True
+        self.order_no_more()
         await self.run_errands()
         while self.open:
             await self._bell.wait()

@@ -11,10 +11,11 @@ import json
 import random
 import re
 import signal
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ import pytest
 
 from amends import Client, Settings
 from amends.testing.rabbitmq import PrivateRabbitMQ
-from tests.acceptance.customers import JOURNALS, Customers
+from tests.acceptance.customers import JOURNALS, OPEN, Customers
 from tests.acceptance.flight import found_in_flight
-from tests.acceptance.judge import Books, judge, records_of, refused_signals
+from tests.acceptance.judge import Books, Record, judge, records_of, refused_signals
 from tests.acceptance.ledger import Ledger
 from tests.acceptance.ledger_app import app
 from tests.acceptance.nursery import APP, Child, Nursery
@@ -43,17 +44,20 @@ class Deployment:
 
     def __init__(
         self, server: PrivateRabbitMQ, settings: Settings, folder: Path, seed: int,
-        ledger: Ledger, client: Client, nursery: Nursery,
+        ledger: Ledger, client: Client, nursery: Nursery, *, open_max: int,
     ) -> None:  # fmt: skip
         self.server = server
         self.settings = settings
         self.client = client
         self.draw = random.Random(f"chaos {seed}")
         self.ledger = ledger
-        self.customers = Customers(client, ledger, seed)
+        self.customers = Customers(client, ledger, seed, open_max=open_max)
         self.orchestrators: list[Child] = []
         self.workers: list[Child] = []
         self.found: Counter[str] = Counter()
+        self.records: dict[str, Record] = {}
+        """What is left at the end; and so are the bank's `books`."""
+        self.books = Books(ledger)
         self._folder = folder
         self._nursery = nursery
         self._started = 0
@@ -121,7 +125,48 @@ class Deployment:
             group.create_task(self.customers.run_errands())
             yield
 
+    async def pause(self, child: Child) -> None:
+        """Stop a process in its tracks, but not while the others wait for it at the store's file."""
+        with closing(sqlite3.connect(self._folder / "engine.db", timeout=0.5)) as file:
+            while True:
+                child.send(signal.SIGSTOP)
+                try:
+                    file.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError:  # it writes
+                    child.send(signal.SIGCONT)
+
+    def resume(self, child: Child) -> None:
+        """Let it go on."""
+        child.send(signal.SIGCONT)
+
     # --- what can be seen
+
+    async def shares(self) -> dict[int, int]:
+        """How many inboxes each orchestrator says that it serves, by its process id."""
+        processes = await self.client.backend.broker.processes()
+        return {
+            int(process.name.partition(":")[2]): len(process.owns)
+            for process in processes
+            if process.owns
+        }
+
+    async def until_shared_by(self, *owners: Child) -> float:
+        """Wait until all inboxes are shared evenly by these, and by nobody else; how long that
+        took, in seconds.
+        """
+
+        async def it_is_shared_evenly() -> bool:
+            shares = await self.shares()
+            return (
+                shares.keys() == {owner.pid for owner in owners}
+                and sum(shares.values()) == self.settings.partitions
+                and max(shares.values()) - min(shares.values()) <= 1
+            )
+
+        began = time.monotonic()
+        await self.until(it_is_shared_evenly)
+        return time.monotonic() - began
 
     async def until(self, what: Callable[[], Awaitable[object]]) -> None:
         """Wait until that is so, which its name says."""
@@ -148,11 +193,11 @@ class Deployment:
     async def finish(self) -> None:
         """See all payments to their end, and then find everything in order."""
         await self.customers.until_all_have_ended()
-        await self.until(self._is_idle)
+        await self.until(self.is_idle)
         for child in self.alive():
             await self.stop(child)
 
-    async def _is_idle(self) -> bool:
+    async def is_idle(self) -> bool:
         """No message is left, but for dead letters."""
         depths = await self.client.backend.broker.depths()
         return not any(depth.ready or depth.delayed for depth in depths)
@@ -162,7 +207,8 @@ class Deployment:
         orders = {id: plan.order for id, plan in self.customers.plans.items()}
         events = await self.client.backend.store.read_all(filter=JOURNALS, limit=10**9)
         refused = await refused_signals(self.client.backend.broker)
-        judge(orders, records_of(events), self.customers.sent, refused, Books(self.ledger))
+        self.records, self.books = records_of(events), Books(self.ledger)
+        judge(orders, self.records, self.customers.sent, refused, self.books)
         left = messages_in(self.server, self.settings.broker_prefix)
         left.pop(f"{self.settings.broker_prefix}.dead", None)
         assert not left, f"these queues are not empty: {left}"
@@ -180,12 +226,29 @@ def messages_in(server: PrivateRabbitMQ, prefix: str) -> dict[str, int]:
     return {name: int(count) for name, count in found if name.startswith(f"{prefix}.")}
 
 
+def connections(server: PrivateRabbitMQ) -> list[str]:
+    """The connections that clients have to the server."""
+    return re.findall(r"<[\d.]+>", server.eval("rabbit_networking:connections()"))
+
+
+def purge(server: PrivateRabbitMQ, prefix: str) -> int:
+    """Purge all queues; how many messages there were."""
+    told = server.eval(
+        "[N || Q <- rabbit_amqqueue:list(), "
+        f'string:prefix(element(4, amqqueue:get_name(Q)), <<"{prefix}.">>) =/= nomatch, '
+        "{ok, N} <- [rabbit_amqqueue:purge(Q)]]"
+    )
+    return sum(map(int, re.findall(r"\d+", told)))
+
+
 @asynccontextmanager
 async def deployed(
     server: PrivateRabbitMQ, prefix: str, folder: Path, seed: int, timeout_s: float,
-    *, orchestrators: int = 1, workers: int = 1,
+    *, orchestrators: int = 1, workers: int = 1, open_max: int = OPEN,
 ) -> AsyncIterator[Deployment]:  # fmt: skip
-    """A deployment under load, for at most so long. At the end it finishes, and is judged."""
+    """A deployment for at most so long, with so many payments under way, or only what is ordered.
+    At the end it finishes, and is judged.
+    """
     print(f"AMENDS_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
     settings = Settings(
         store=f"sqlite:///{folder / 'engine.db'}",
@@ -198,7 +261,9 @@ async def deployed(
     ledger = Ledger.create(str(folder / LEDGER))
     try:
         async with app.client(settings) as client:
-            made = Deployment(server, settings, folder, seed, ledger, client, nursery)
+            made = Deployment(
+                server, settings, folder, seed, ledger, client, nursery, open_max=open_max
+            )
             try:
                 # A server that dies while a queue is declared may leave one that never answers.
                 await made.ask("broker", "setup", APP)

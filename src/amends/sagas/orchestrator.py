@@ -186,6 +186,7 @@ class Orchestrator:
         box = part.box
         if isinstance(error, WrongExpectedVersion):
             # Somebody else took a turn: read what they wrote, and decide again.
+            log.info("turn_overtaken", instance=str(box.instance))
             box.may_be_new = False
             self._mail.give_back(box, part.inbound)
         elif isinstance(error, StoreClosed | BrokerClosed):
