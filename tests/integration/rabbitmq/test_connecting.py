@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aio_pika
 import pytest
 import trustme
 
 from amends.broker.rabbitmq import RabbitBroker
-from amends.errors import BrokerError, BrokerRefused, BrokerUnavailable, InvalidSettings
+from amends.errors import (
+    BrokerClosed,
+    BrokerError,
+    BrokerRefused,
+    BrokerUnavailable,
+    InvalidSettings,
+)
 from amends.testing.contracts.data import new_message, soon
 from amends.testing.rabbitmq import PrivateRabbitMQ, TlsFiles
 from tests.integration.rabbitmq.site import Site, eventually, take
@@ -97,6 +104,33 @@ async def test_where_nobody_listens_it_is_said_at_once(harsh: Site, nobody: int)
     assert not isinstance(error, BrokerRefused)
     assert f"amqp://me@127.0.0.1:{nobody}" in str(error)
     assert "111" in str(error)
+
+
+async def test_all_who_wait_share_an_attempt_and_hear_how_it_went(
+    harsh: Site, nobody: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the last of many heard that the server is away when it had long come back."""
+    attempts: list[int] = []
+    connect = aio_pika.connect
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        attempts.append(1)
+        return await connect(*args, **options)
+
+    monkeypatch.setattr(aio_pika, "connect", counted)
+    broker = harsh.make(url=f"amqp://me:s3cret@127.0.0.1:{nobody}")
+    for tried in (1, 2):
+        outcomes = await asyncio.gather(
+            *(broker.declare([COMMANDS]) for _ in range(30)), return_exceptions=True
+        )
+        assert {type(outcome) for outcome in outcomes} == {BrokerUnavailable}
+        assert len(attempts) == tried
+    waiting = asyncio.ensure_future(broker.declare([COMMANDS]))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await broker.close()
+        with pytest.raises(BrokerClosed):
+            await waiting
 
 
 async def test_of_several_nodes_one_that_lives_is_found(

@@ -55,6 +55,7 @@ CANCELLED_S: Final = 0.25
 #: Nobody begins to write to a connection that was closed so long ago.
 SINK_S: Final = 1.0
 
+_CLOSED: Final = "the broker is closed; nothing was published or acknowledged"
 #: The last one is what the client library makes of a virtual host that is not there.
 _REFUSED: Final = (
     AuthenticationError,
@@ -77,7 +78,7 @@ class Connection:
         self._what = what
         self._clock = clock
         self._made: AbstractConnection | None = None
-        self._making = asyncio.Lock()
+        self._making: asyncio.Task[AbstractConnection] | None = None
         self._doing: set[asyncio.Task[Any]] = set()
         self._sinks: set[asyncio.Task[None]] = set()
         self._failures = 0
@@ -161,8 +162,10 @@ class Connection:
     async def close(self) -> None:
         """Close it for good. Idempotent."""
         self._closed = True
-        async with self._making:
-            await self._drop()
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait([self._making])
+        await self._drop()
         if self._doing:
             await asyncio.wait(self._doing)
         for sink in self._sinks:
@@ -170,26 +173,36 @@ class Connection:
         await asyncio.gather(*self._sinks, return_exceptions=True)
 
     async def _up(self) -> AbstractConnection:
-        async with self._making:
+        made, making = self._made, self._making
+        if made is not None and not _is_closed(made) and not self._closed:
+            return made
+        if making is None or making.done():
             if self._closed:
-                raise BrokerClosed("the broker is closed; nothing was published or acknowledged")
-            if self._made is not None and not _is_closed(self._made):
-                return self._made
-            await self._drop()
-            if self._failures:
-                await self._pause()
-            try:
-                self._made = await self._connect()
-            except BaseException:
-                self._failures += 1
-                raise
-            self._failures = 0
-            self.reconnects += 1
-            assert self._made.transport is not None
-            wires = self._made.transport.connection
-            wires.closing.add_done_callback(lambda _: self._begin_sink(wires))
-            log.info("connected", what=self._what, broker=self._address.redacted())
-            return self._made
+                raise BrokerClosed(_CLOSED)
+            # One attempt for all who wait: each hears how it went, and need not try for itself.
+            making = self._making = asyncio.create_task(self._make())
+            making.add_done_callback(_heard)
+        await asyncio.wait([making])
+        if making.cancelled():  # by `close`
+            raise BrokerClosed(_CLOSED)
+        return making.result()
+
+    async def _make(self) -> AbstractConnection:
+        await self._drop()
+        if self._failures:
+            await self._pause()
+        try:
+            self._made = made = await self._connect()
+        except BaseException:
+            self._failures += 1
+            raise
+        self._failures = 0
+        self.reconnects += 1
+        assert made.transport is not None
+        wires = made.transport.connection
+        wires.closing.add_done_callback(lambda _: self._begin_sink(wires))
+        log.info("connected", what=self._what, broker=self._address.redacted())
+        return made
 
     def _begin_sink(self, closed: WireConnection) -> None:
         sink = asyncio.create_task(take_frames(closed))
