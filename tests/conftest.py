@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from amends.testing.clock import VirtualClock, VirtualTimeLoop, virtual_clock
+from tests.esdb.fixtures import esdb, esdb_double
 from tests.rabbitmq import (
     private_rabbitmq,
     rabbit_prefix,
@@ -16,7 +17,15 @@ from tests.rabbitmq import (
 )
 
 # Fixtures for all tests, besides those below.
-__all__ = ["private_rabbitmq", "rabbit_prefix", "rabbit_tls", "rabbitmq", "rabbitmq_process"]
+__all__ = [
+    "esdb",
+    "esdb_double",
+    "private_rabbitmq",
+    "rabbit_prefix",
+    "rabbit_tls",
+    "rabbitmq",
+    "rabbitmq_process",
+]
 
 
 def pytest_configure(config: pytest.Config) -> None:
