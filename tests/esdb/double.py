@@ -27,12 +27,17 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 
 
 class Tls(NamedTuple):
-    """Files of a server's certificate for `localhost`."""
+    """Files of a server's certificate."""
 
     certificate: Path
     key: Path
     #: Whose certificates clients must have; None asks for none.
     client_ca: Path | None = None
+
+
+#: Certificates for 127.0.0.1, and of a client, by the authority in the file `ca.pem`.
+TLS_FILES = Path(__file__).resolve().parents[1] / "data" / "tls"
+TLS = Tls(TLS_FILES / "server.pem", TLS_FILES / "server.key")
 
 
 class ProtocolDouble:
@@ -105,7 +110,6 @@ class ProtocolDouble:
         if self._tls is None:
             self.node.port = server.add_insecure_port(address)
         else:
-            self.node.host = "localhost"
             self.node.port = server.add_secure_port(address, credentials(self._tls))
         self.node.cut = self._cut
         await server.start()

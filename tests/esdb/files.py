@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,25 +18,26 @@ from tests.esdb.double import new_log
 from tests.esdb.log import Log, Proposed, Record
 
 
-def log_in(path: Path) -> Log:
+@contextmanager
+def log_in(path: Path) -> Iterator[Log]:
     """The log in a file, which is made if it does not exist."""
     if not path.exists():
         log = new_log()
         path.write_text(line_of(log.records))
     else:
         log = Log()
-        whole = path.read_text().rpartition("\n")[0]
-        for line in whole.splitlines():
+        whole = [line for line in path.read_text().splitlines(keepends=True) if line[-1] == "\n"]
+        for line in whole:
             log.load(record_of(fields) for fields in json.loads(line))
-        path.write_text(whole + "\n")
-    file = path.open("a")
+        path.write_text("".join(whole))
+    with path.open("a") as file:
 
-    def persist(records: list[Record]) -> None:
-        file.write(line_of(records))
-        file.flush()
+        def persist(records: list[Record]) -> None:
+            file.write(line_of(records))
+            file.flush()
 
-    log.persist = persist
-    return log
+        log.persist = persist
+        yield log
 
 
 def line_of(records: list[Record]) -> str:

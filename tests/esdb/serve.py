@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 
 from tests.esdb.double import ProtocolDouble, Tls
@@ -16,12 +17,18 @@ from tests.esdb.files import log_in
 
 async def serve(arguments: argparse.Namespace) -> None:
     tls = Tls(arguments.certificate, arguments.key) if arguments.certificate else None
-    log = log_in(arguments.file) if arguments.file else None
-    async with ProtocolDouble.running(log=log, port=arguments.port, tls=tls) as double:
-        unfinished = arguments.port_file.with_suffix(".unfinished")
-        unfinished.write_text(str(double.node.port))
-        unfinished.rename(arguments.port_file)
-        await asyncio.get_running_loop().create_future()
+    kept = log_in(arguments.file) if arguments.file else nullcontext(None)
+    with kept as log:
+        async with ProtocolDouble.running(log=log, port=arguments.port, tls=tls) as double:
+            announce(double, arguments.port_file)
+            await asyncio.get_running_loop().create_future()
+
+
+def announce(double: ProtocolDouble, port_file: Path) -> None:
+    """Say in the file, at once and whole, where the double listens."""
+    unfinished = port_file.with_suffix(".unfinished")
+    unfinished.write_text(str(double.node.port))
+    unfinished.rename(port_file)
 
 
 def parse() -> argparse.Namespace:
