@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.esdb.double import ProtocolDouble
+from tests.esdb.process import DoubleProcess
 
 URI_VARIABLE = "AMENDS_TEST_ESDB_URI"
 
@@ -19,11 +21,17 @@ async def esdb_double() -> AsyncIterator[ProtocolDouble]:
         yield double
 
 
-@pytest.fixture
-async def esdb() -> AsyncIterator[str]:
-    """The connection string of a server that nobody harms: a real one, if one is named."""
+@pytest.fixture(scope="session")
+def esdb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The connection string of a server that nobody harms: a real one, if one is named. All tests
+    share it, and the double is a process of its own.
+    """
     if named := os.environ.get(URI_VARIABLE):
         yield named
         return
-    async with ProtocolDouble.running() as double:
+    double = DoubleProcess(tmp_path_factory.mktemp("esdb"), keeps=False)
+    asyncio.run(double.start())
+    try:
         yield double.uri
+    finally:
+        double.kill()

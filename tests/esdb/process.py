@@ -17,10 +17,12 @@ class DoubleProcess:
 
     Args:
         folder: Where its log is, and its port file.
+        keeps: Whether what it wrote is to survive; otherwise it is in memory only.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keeps: bool = True) -> None:
         self.port = 0
+        self._file = ("--file", folder / "log.jsonl") if keeps else ()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -40,7 +42,7 @@ class DoubleProcess:
         self._process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
             [
                 *(sys.executable, "-m", "tests.esdb.serve", "--port-file", port_file),
-                *("--port", str(self.port), "--file", self._folder / "log.jsonl"),
+                *("--port", str(self.port), *self._file),
             ],
             cwd=ROOT,
         )
