@@ -99,6 +99,27 @@ async def test_inboxes_spread_and_move_when_somebody_goes(site: Site) -> None:
         await other.close()
 
 
+def has_seen(owner: Owner, count: int) -> bool:
+    return sum(map(len, owner.seen.values())) == count
+
+
+async def test_what_the_same_owner_gets_goes_together(site: Site) -> None:
+    async with owners(site, 2) as (one, other):
+        worker = await site.open("commands", *INBOXES)
+        work = worker.consume("commands", limit=1)
+        shares = await shared([one, other])
+        await asyncio.wait([asyncio.create_task(work.receive())], timeout=0)
+        await eventually(lambda: len(set(map(worker._membership.carrier, INBOXES))) == 2)
+        messages = [new_message(queue) for queue in INBOXES for _ in range(3)]
+        await worker.publish(messages)
+        for owner, share in zip([one, other], shares, strict=True):
+            await eventually(partial(has_seen, owner, 6))
+            mine = {q: [m for m in messages if m.queue == q] for q in share}
+            assert owner.seen == mine
+            assert owner.broker._counters.delivered == 1
+            await owner.close()
+
+
 async def test_who_dies_without_a_word_is_missed(site: Site, hurried: None) -> None:
     async with owners(site, 2) as (one, other):
         await shared([one, other])
@@ -124,8 +145,9 @@ async def test_what_is_in_hand_is_finished_before_an_inbox_goes(site: Site) -> N
         await shared([one])
         one.acknowledges = False
         messages = {queue: new_messages(queue, 30) for queue in INBOXES}
+        client = await site.open(*INBOXES)  # who knows of no owner
         for message in [message for each in messages.values() for message in each]:
-            await one.broker.publish([message])  # no two in one parcel
+            await client.publish([message])  # no two in one parcel
         await eventually(lambda: len(one.held) == 40)
         another = Owner(await site.open(*INBOXES))
         await eventually(lambda: len(another.broker._membership.share(frozenset(INBOXES))) == 2)
@@ -152,7 +174,7 @@ async def test_who_does_not_finish_is_waited_for_no_longer_than_so(
         await shared([one])
         one.acknowledges = False
         messages = [new_message(queue) for queue in INBOXES]
-        await one.broker.publish(messages)
+        await (await site.open(*INBOXES)).publish(messages)
         await eventually(lambda: len(one.held) == 4)
         another = Owner(await site.open(*INBOXES))
         await shared([one, another])
@@ -227,9 +249,9 @@ async def test_everybody_tells_the_same_of_queues_and_processes(site: Site) -> N
         working = worker.consume("commands.ledger", limit=3)
         await worker.publish(new_messages("commands.ledger", 8))
         await receive(working, 3)
-        await worker.publish([new_message(queue) for queue in INBOXES])
-        await eventually(lambda: len(one.held) == len(other.held) == 2)
         client = await site.open_undeclared()
+        await client.publish([new_message(queue) for queue in INBOXES])
+        await eventually(lambda: len(one.held) == len(other.held) == 2)
         everybody: list[Broker] = [one.broker, other.broker, worker, client]
         told = await eventually(lambda: same_of_all(everybody))
         by_queue = {depth.queue: depth for depth in told}

@@ -54,10 +54,17 @@ class RabbitBroker:
         self._publishing = Connection(address, "publisher", clock)
         self._consuming = Connection(address, "consumer", clock)
         self._publisher = Publisher(
-            self._publishing, names, clock, timeout_s=publish_timeout_s, repair=self._repair
+            self._publishing,
+            names,
+            clock,
+            timeout_s=publish_timeout_s,
+            repair=self._repair,
+            carrier=self._carrier,
         )
         self._dead = DeadLetters(self._consuming, self._publisher, names)
-        self._membership = Membership(self._consuming, self._publisher, names, clock, self._report)
+        self._membership = Membership(
+            self._consuming, self._publisher, names, clock, self._report, self._served
+        )
         self._declared: set[str] = set()
         self._known: set[str] = set()
         self._has_base = False
@@ -311,6 +318,12 @@ class RabbitBroker:
             return self._membership.reports()
         return await census(self._consuming, self._publisher, self._names, self._clock)
 
+    def _carrier(self, inbox: str) -> str:
+        return self._membership.carrier(inbox)
+
+    def _served(self) -> list[str]:
+        return [consumer.queue for each in self._inboxes for consumer in each.consumers()]
+
     def _report(self, kind: str) -> Report:
         live = [*self._consumers, *(c for each in self._inboxes for c in each.consumers())]
         live = [consumer for consumer in live if not consumer.is_over]
@@ -320,7 +333,7 @@ class RabbitBroker:
             name=process_name(),
             inboxes=frozenset[str]().union(*(each.wanted for each in self._inboxes)),
             queues=tuple(sorted({consumer.queue for consumer in live})),
-            owns=tuple(sorted(c.queue for each in self._inboxes for c in each.consumers())),
+            owns=tuple(sorted(self._served())),
             held=_held(live),
             oldest=_oldest(live),
             blocked_since=self._membership.blocked_since,

@@ -87,6 +87,7 @@ class Inboxes:
         for consumer in self.consumers():
             await consumer.close()
         self._consumers.clear()
+        self._membership.note_change()
 
     # --- for reports
 
@@ -142,6 +143,7 @@ class Inboxes:
                 log.warning("inbox_not_taken", queue=queue, error=str(error))
             finally:
                 self._consumers.pop(queue, None)
+                self._membership.note_change()
                 await consumer.close()
             log.info("inbox_left", queue=queue)
             if failures:
@@ -160,4 +162,4 @@ class Inboxes:
 
     def _wake(self) -> None:
         self._bell.ring()
-        self._membership.changed.ring()
+        self._membership.note_change()

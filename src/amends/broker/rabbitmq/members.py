@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime
 from secrets import token_hex
@@ -33,7 +33,7 @@ from amends.broker.rabbitmq.connection import (
     wire_of,
 )
 from amends.broker.rabbitmq.names import Names
-from amends.broker.rabbitmq.ownership import Members, Presence
+from amends.broker.rabbitmq.ownership import Members, Presence, carriers
 from amends.broker.rabbitmq.publisher import Publisher
 from amends.broker.rabbitmq.wire import Post, Properties
 from amends.domain.backoff import back_off
@@ -85,7 +85,9 @@ def process_name() -> str:
 
 
 class Membership:
-    """This process among the others. `report` describes it; what it wants stands in `inboxes`."""
+    """This process among the others. `report` describes it; `served` are the inboxes that it
+    serves now.
+    """
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class Membership:
         names: Names,
         clock: Clock,
         report: Callable[[str], Report],
+        served: Callable[[], Collection[str]],
     ) -> None:
         self.me = f"{process_name()}:{token_hex(4)}"
         self.changed = Bell()
@@ -103,7 +106,9 @@ class Membership:
         self._names = names
         self._clock = clock
         self._report = report
+        self._served = served
         self._members = Members(self.me)
+        self._carriers: Mapping[str, str] = {}
         self._reports: dict[str, Report] = {}
         self._running: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[None]] = set()
@@ -134,11 +139,25 @@ class Membership:
         """Which of these inboxes are this process's, for all it has heard."""
         return self._members.share(queues, _monotonic())
 
+    def carrier(self, inbox: str) -> str:
+        """Where a message to an inbox goes: into one of the same owner's, the same for all that he
+        serves, for all that was heard; into the inbox itself, when nothing was.
+        """
+        return self._carriers.get(inbox, inbox)
+
+    def note_change(self) -> None:
+        """Who owns what may have changed."""
+        shares = [self._reports[m].owns for m in self._living() if m in self._reports]
+        self._carriers = carriers([*shares, self._served()])
+        self.changed.ring()
+
     def reports(self) -> list[Report]:
         """What the living said last, this process included, by name."""
-        living = [presence.member for presence in self._members.living(_monotonic())]
-        others = [self._reports[member] for member in living if member in self._reports]
+        others = [self._reports[m] for m in self._living() if m in self._reports]
         return sorted([*others, self._report(HERE)], key=lambda report: report.name)
+
+    def _living(self) -> list[str]:
+        return [presence.member for presence in self._members.living(_monotonic())]
 
     async def close(self) -> None:
         """Say goodbye, and hear no more."""
@@ -189,7 +208,7 @@ class Membership:
         self._tell(HELLO)
         await asyncio.sleep(ANSWERS_S)
         self._joined.set()
-        self.changed.ring()
+        self.note_change()
         return gone
 
     async def _beat(self, gone: asyncio.Event) -> None:
@@ -198,7 +217,7 @@ class Membership:
             await self._look_for_alarms()
             if self.blocked_since is None:
                 self._tell(HERE)
-            self.changed.ring()
+            self.note_change()
             with suppress(TimeoutError):
                 await asyncio.wait_for(gone.wait(), BEAT_S)
 
@@ -230,7 +249,7 @@ class Membership:
             self._reports = {m: told for m, told in self._reports.items() if m in living}
         if report.kind == HELLO:
             self._tell(HERE)
-        self.changed.ring()
+        self.note_change()
 
     # --- telling
 

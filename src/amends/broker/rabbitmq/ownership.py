@@ -83,6 +83,13 @@ def owners(wanted: Mapping[str, Iterable[str]]) -> dict[str, str]:
     }
 
 
+def carriers(served: Iterable[Collection[str]]) -> dict[str, str]:
+    """For each inbox that somebody serves, given what each member serves: the first of the same
+    member's. What goes there reaches the same member, and all that goes there can go together.
+    """
+    return {inbox: min(share) for share in served for inbox in share}
+
+
 def _spread(queues: Collection[str], members: Collection[str]) -> dict[str, str]:
     """Rendezvous hashing with room for so many: of all pairs of a queue and a member, the one with
     the lowest score comes together, then the next whose queue is free and whose member has room.

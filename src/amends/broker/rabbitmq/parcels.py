@@ -1,9 +1,9 @@
 """Packing messages to inboxes into parcels.
 
-While few parcels are under way, whatever is put here goes at once, with all that came in the same
-pass of the event loop. While more are, it waits for one of them to arrive, or a few milliseconds,
-and what comes meanwhile goes with it. So a quiet system waits for nothing, and the busier it is, the
-fuller its parcels are.
+After a silence, whatever is put here goes at once, with all that came in the same pass of the event
+loop. After a parcel, the next one waits for a while, and what comes meanwhile goes with it: a few
+milliseconds for each message that went before, and never more than a few more. So a process that
+sends little waits for nothing, and the busier it is, the fuller its parcels are.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final
 from amends.broker.port import Message
 from amends.broker.rabbitmq.wire import PARCEL_BYTES_MAX, PARCEL_MESSAGES_MAX
 
-#: Parcels of this process, to whatever inbox, beyond which others wait a little.
-FEW: Final = 2
-#: For how long at most: an inbox that takes nothing holds up the others for no longer.
-PATIENCE_S: Final = 0.005
+#: For how long others wait after a message went: who sends fewer than one in that time never waits.
+PAUSE_S: Final = 0.004
+#: For how long they wait after many.
+PAUSE_MAX_S: Final = 0.010
 #: Parcels to one inbox that are under way.
 IN_FLIGHT_MAX: Final = 2
 
@@ -28,7 +28,7 @@ Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
 class Parcels:
-    """All that is to go to inboxes. `send` sends a parcel to the inbox with a logical name and
+    """All that is to go to inboxes. `send` sends a parcel into the inbox with a logical name and
     returns when it has arrived; `spawn` runs it in a task.
     """
 
@@ -37,44 +37,41 @@ class Parcels:
         self._spawn = spawn
         self._boxes: dict[str, _Box] = {}
         self._waiting: dict[_Box, None] = {}
-        self._under_way = 0
-        self._is_expected = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._next_at = float("-inf")
+        self._packing: asyncio.Handle | None = None
 
-    def put(self, message: Message) -> asyncio.Future[None]:
-        """Send a message to its inbox; the future is done when it has arrived."""
+    def put(self, message: Message, carrier: str) -> asyncio.Future[None]:
+        """Send a message into the inbox `carrier`, its own or another of the same owner's; the
+        future is done when it has arrived.
+        """
         loop = asyncio.get_running_loop()
-        box = self._boxes.setdefault(message.queue, _Box(message.queue))
+        box = self._boxes.setdefault(carrier, _Box(carrier))
         arrived: asyncio.Future[None] = loop.create_future()
-        if not box.waiting:
-            box.since = loop.time()
-            self._waiting[box] = None
         box.waiting.append((message, arrived))
-        if not self._is_expected:
+        self._waiting[box] = None
+        if self._packing is None:
             # Not at once: what else comes in this pass of the event loop can go along.
-            self._is_expected = True
-            loop.call_soon(self._pack)
+            self._packing = (
+                loop.call_soon(self._pack)
+                if loop.time() >= self._next_at
+                else loop.call_at(self._next_at, self._pack)
+            )
         return arrived
 
     def _pack(self) -> None:
-        self._is_expected = False
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        self._packing = None
+        went = 0
         for box in list(self._waiting):
             while box.waiting and box.under_way < IN_FLIGHT_MAX:
-                if self._under_way >= FEW and now - box.since < PATIENCE_S:
-                    self._pack_at(box.since + PATIENCE_S)
-                    break
-                self._under_way += 1
+                taken = box.take()
+                went += len(taken)
                 box.under_way += 1
-                self._spawn(self._deliver(box, box.take()))
+                self._spawn(self._deliver(box, taken))
             if not box.waiting:
                 del self._waiting[box]
-
-    def _pack_at(self, when: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._timer is None or self._timer.when() <= loop.time():
-            self._timer = loop.call_at(when, self._pack)
+        if went:
+            now = asyncio.get_running_loop().time()
+            self._next_at = now + min(went * PAUSE_S, PAUSE_MAX_S)
 
     async def _deliver(
         self, box: _Box, taken: Sequence[tuple[Message, asyncio.Future[None]]]
@@ -97,18 +94,17 @@ class Parcels:
                 if not arrived.done():
                     arrived.set_result(None)
         finally:
-            self._under_way -= 1
             box.under_way -= 1
-            self._pack()
+            if box.waiting and self._packing is None:
+                self._pack()
 
 
 class _Box:
-    """What waits for one inbox, and since when."""
+    """What waits to go into one inbox."""
 
     def __init__(self, queue: str) -> None:
         self.queue = queue
         self.waiting: deque[tuple[Message, asyncio.Future[None]]] = deque()
-        self.since = 0.0
         self.under_way = 0
 
     def take(self) -> list[tuple[Message, asyncio.Future[None]]]:

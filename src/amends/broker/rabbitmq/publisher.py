@@ -65,7 +65,8 @@ class Publisher:
     """Publishes over one channel of a connection of its own.
 
     `repair` declares again, or raises UsageError for, the queue with the logical name that it is
-    given. `timeout_s` bounds how long one message is tried, over all reconnects.
+    given. `carrier` names the inbox through which messages to an inbox go. `timeout_s` bounds how
+    long one message is tried, over all reconnects.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Publisher:
         *,
         timeout_s: float,
         repair: Callable[[str], Awaitable[None]],
+        carrier: Callable[[str], str] = lambda inbox: inbox,
     ) -> None:
         self._connection = connection
         self._names = names
         self._clock = clock
         self._timeout_s = timeout_s
         self._repair = repair
+        self._carrier = carrier
         self._wire: Wire | None = None
         self._opening: asyncio.Task[None] | None = None
         self._is_held = False
@@ -142,7 +145,7 @@ class Publisher:
         now = self._clock.now()
         is_due = message.due is None or message.due <= now
         if is_due and message.queue.startswith(INBOX_PREFIX) and not earlier:
-            return self._parcels.put(message)
+            return self._parcels.put(message, self._carrier(message.queue))
         mail = post(message, at=now, earlier=earlier)
         return self._spawn(self._send(_Sending(partial(self._way, message), mail, message.queue)))
 
@@ -156,7 +159,7 @@ class Publisher:
         return self._names.delay(delay.level), delay.routing_key
 
     async def _send_parcel(self, queue: str, messages: Sequence[Message]) -> None:
-        mail = parcel(messages, at=self._clock.now())
+        mail = parcel(messages, at=self._clock.now(), through=queue)
         await self.send(self._names.exchange, queue, mail, queue=queue)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

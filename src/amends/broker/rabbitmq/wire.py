@@ -5,10 +5,11 @@ AMQP type and message id are the message's own, and the rest stands in headers; 
 in RabbitMQ's own pages. It keeps a delivery count of its own, and goes to whichever consumer is
 free.
 
-Messages to one inbox travel in *parcels*, because there is one consumer who takes them all, and
+Messages to inboxes travel in *parcels*, because there is one consumer who takes them all, and
 what RabbitMQ and its clients do for each AMQP message is most of what a message costs. A parcel's
 body is one line, a JSON list with an entry for each message, and the bodies behind it. It is
-acknowledged when all of its messages are.
+acknowledged when all of its messages are. It may come through another inbox than that of a message:
+each says which is its own.
 
 What cannot be understood is delivered all the same, as a message of a type that nobody knows, with
 everything that it had, so that it is put aside with its way back and lost by nobody.
@@ -40,6 +41,8 @@ CORRELATION: Final = "correlation"
 CAUSATION: Final = "causation"
 TRACE: Final = "traceparent"
 DUE: Final = "due"
+#: The queue that a message is for, if it came through another.
+FOR: Final = "for"
 #: Deliveries before this journey began.
 EARLIER: Final = "amends-earlier-deliveries"
 #: What a quorum queue counts: deliveries before this one that were not acknowledged.
@@ -67,8 +70,10 @@ class Arrived(NamedTuple):
 # --- out
 
 
-def post(message: Message, *, at: datetime, earlier: int = 0) -> Post:
-    """A message by itself. `earlier` is how often it was delivered before."""
+def post(message: Message, *, at: datetime, earlier: int = 0, through: str | None = None) -> Post:
+    """A message by itself. `earlier` is how often it was delivered before; `through` is the queue
+    that it goes into, unless that is its own.
+    """
     headers: dict[str, Any] = {
         KEY: message.key,
         CORRELATION: message.correlation_id,
@@ -80,14 +85,16 @@ def post(message: Message, *, at: datetime, earlier: int = 0) -> Post:
         headers[DUE] = message.due.isoformat()
     if earlier:
         headers[EARLIER] = earlier
+    if through not in (None, message.queue):
+        headers[FOR] = message.queue
     properties = _properties(message.type, str(message.id), at, headers)
     return Post(message.body, properties)
 
 
-def parcel(messages: Sequence[Message], *, at: datetime) -> Post:
-    """Several messages for one inbox; one alone needs no wrapping."""
+def parcel(messages: Sequence[Message], *, at: datetime, through: str) -> Post:
+    """Several messages for inboxes, through one of them; one alone needs no wrapping."""
     if len(messages) == 1:
-        return post(messages[0], at=at)
+        return post(messages[0], at=at, through=through)
     index = to_json(
         [
             (
@@ -99,6 +106,7 @@ def parcel(messages: Sequence[Message], *, at: datetime) -> Post:
                 message.trace_parent,
                 None if message.due is None else message.due.isoformat(),
                 len(message.body),
+                None if message.queue == through else message.queue,
             )
             for message in messages
         ]
@@ -161,15 +169,16 @@ def _open(queue: str, body: bytes) -> Iterator[Message]:
     sizes = [entry[7] for entry in index]
     if not sizes or min(sizes) < 0 or place + sum(sizes) != len(body):
         raise ValueError("the index does not fit what follows")
-    for id, type, key, correlation, causation, trace, due, size in index:
+    for id, type, key, correlation, causation, trace, due, size, own in index:
         part = body[place : place + size]
-        yield _checked(queue, id, type, key, part, correlation, causation, trace, due)
+        to = queue if own is None else own
+        yield _checked(to, id, type, key, part, correlation, causation, trace, due)
         place += size
 
 
 def _message(queue: str, properties: Properties, headers: dict[str, Any], body: bytes) -> Message:
     return _checked(
-        queue,
+        headers.get(FOR, queue),
         message_id_of(properties),
         properties.message_type or "",
         headers[KEY],
@@ -193,7 +202,7 @@ def _checked(
     due: Any,
 ) -> Message:
     """A message of what should be its parts. Raises whatever one of them leads to that is not."""
-    for text in (type, key, correlation, causation, "" if trace is None else trace):
+    for text in (queue, type, key, correlation, causation, "" if trace is None else trace):
         if not isinstance(text, str):
             raise TypeError("not a text")
     when = None if due is None else datetime.fromisoformat(due)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amends.broker.rabbitmq.ownership import GONE_AFTER_S, Members, Presence, owners
+from amends.broker.rabbitmq.ownership import GONE_AFTER_S, Members, Presence, carriers, owners
 from amends.broker.topology import inbox_queue
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
@@ -62,6 +62,19 @@ def test_a_deployment_with_other_inboxes_has_no_part_in_it(
     before = owners(wanted)
     after = owners(wanted | {stranger: others - before.keys()})
     assert before.items() <= after.items()
+
+
+@quick
+@given(wants)
+def test_what_goes_through_another_inbox_reaches_the_same_owner(
+    wanted: dict[str, frozenset[str]],
+) -> None:
+    owner = owners(wanted)
+    shares = [{queue for queue in owner if owner[queue] == member} for member in wanted]
+    through = carriers(shares)
+    assert through.keys() == owner.keys()
+    assert all(owner[carrier] == owner[inbox] for inbox, carrier in through.items())
+    assert len(set(through.values())) == len(set(owner.values()))
 
 
 @quick

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from amends.broker.port import Message
-from amends.broker.rabbitmq.parcels import PATIENCE_S, Parcels
+from amends.broker.rabbitmq.parcels import IN_FLIGHT_MAX, PAUSE_MAX_S, PAUSE_S, Parcels
 from amends.broker.rabbitmq.wire import PARCEL_BYTES_MAX, PARCEL_MESSAGES_MAX
 from amends.errors import BrokerUnavailable
 from amends.testing.contracts.data import new_message, new_messages
@@ -24,17 +24,18 @@ class Carrier:
     def __init__(self) -> None:
         self.parcels = Parcels(self._send, asyncio.create_task)
         self.sent: list[list[Message]] = []
+        self.through: list[str] = []
         self._arriving: list[asyncio.Future[None]] = []
 
     async def _send(self, queue: str, messages: Sequence[Message]) -> None:
-        assert {message.queue for message in messages} == {queue}
+        self.through.append(queue)
         self.sent.append(list(messages))
         arriving: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arriving.append(arriving)
         await arriving
 
-    def put(self, *messages: Message) -> list[asyncio.Future[None]]:
-        return [self.parcels.put(message) for message in messages]
+    def put(self, *messages: Message, through: str | None = None) -> list[asyncio.Future[None]]:
+        return [self.parcels.put(message, through or message.queue) for message in messages]
 
     async def passes(self) -> None:
         """Let a few passes of the event loop go by, which take no time."""
@@ -64,46 +65,65 @@ async def test_what_comes_in_one_pass_goes_together_and_at_once(carrier: Carrier
     assert all(future.done() for future in arrived)
 
 
-async def test_what_comes_while_few_are_under_way_goes_at_once(carrier: Carrier) -> None:
-    first, second = new_messages(INBOX, 2)
-    carrier.put(first)
-    await carrier.passes()
-    carrier.put(second)
-    await carrier.passes()
-    assert carrier.sent == [[first], [second]]
-
-
-async def test_what_comes_while_many_are_under_way_goes_together_when_one_arrives(
-    carrier: Carrier,
-) -> None:
-    first, second, *later = new_messages(INBOX, 6)
-    for message in (first, second, *later):
+async def test_who_sends_little_waits_for_nothing(carrier: Carrier) -> None:
+    messages = new_messages(INBOX, IN_FLIGHT_MAX)
+    for message in messages:
         carrier.put(message)
         await carrier.passes()
-    assert len(carrier.sent) == 2
-    await carrier.arrives(1)
-    assert carrier.sent == [[first], [second], later]
+        await asyncio.sleep(PAUSE_S)
+    assert carrier.sent == [[message] for message in messages]
 
 
-async def test_an_inbox_that_takes_nothing_holds_up_others_for_a_moment_only(
+async def test_what_comes_after_a_parcel_waits_for_others(carrier: Carrier) -> None:
+    first, *later = new_messages(INBOX, 5)
+    carrier.put(first)
+    await carrier.passes()
+    for message in later:
+        carrier.put(message)
+        await carrier.passes()
+    assert carrier.sent == [[first]]
+    await asyncio.sleep(PAUSE_S * 1.01)
+    assert carrier.sent == [[first], later]
+
+
+async def test_after_many_messages_others_wait_longer_and_never_for_long(carrier: Carrier) -> None:
+    many = new_messages(INBOX, 50)
+    carrier.put(*many)
+    await carrier.passes()
+    later = new_messages(INBOX, 2)
+    carrier.put(later[0])
+    await asyncio.sleep(PAUSE_MAX_S * 0.9)
+    carrier.put(later[1])
+    assert carrier.sent == [many]
+    await asyncio.sleep(PAUSE_MAX_S * 0.11)
+    assert carrier.sent == [many, later]
+
+
+async def test_messages_to_several_inboxes_share_the_parcel_of_their_carrier(
     carrier: Carrier,
 ) -> None:
-    carrier.put(new_message(INBOX))
+    messages = [new_message(INBOX), new_message(OTHER), new_message(THIRD)]
+    carrier.put(*messages[:2], through=INBOX)
+    carrier.put(messages[2], through=THIRD)
     await carrier.passes()
-    carrier.put(new_message(INBOX))
-    await carrier.passes()
+    assert carrier.sent == [messages[:2], messages[2:]]
+    assert carrier.through == [INBOX, THIRD]
+
+
+async def test_an_inbox_that_takes_nothing_holds_up_no_other(carrier: Carrier) -> None:
+    for _ in range(IN_FLIGHT_MAX):
+        carrier.put(new_message(INBOX))
+        await asyncio.sleep(PAUSE_S)
     stuck = new_messages(INBOX, 2)
     others = [new_message(OTHER), new_message(THIRD), new_message(OTHER)]
     carrier.put(*stuck, *others)
     await carrier.passes()
-    assert len(carrier.sent) == 2
-    await asyncio.sleep(PATIENCE_S * 1.01)
-    assert carrier.sent[2:] == [[others[0], others[2]], [others[1]]]
+    assert carrier.sent[IN_FLIGHT_MAX:] == [[others[0], others[2]], [others[1]]]
     # What is for the inbox itself waits for it.
     await asyncio.sleep(60)
-    assert len(carrier.sent) == 4
+    assert len(carrier.sent) == IN_FLIGHT_MAX + 2
     await carrier.arrives(0)
-    assert carrier.sent[4] == stuck
+    assert carrier.sent[-1] == stuck
 
 
 async def test_a_parcel_is_bounded(carrier: Carrier) -> None:
@@ -119,9 +139,8 @@ async def test_a_parcel_is_bounded_in_bytes_too(carrier: Carrier) -> None:
     over = new_message(OTHER)._replace(body=half * 3)
     carrier.put(*large, over)
     await carrier.passes()
-    assert [len(parcel) for parcel in carrier.sent] == [1, 1]
-    await carrier.arrives(0)
-    assert carrier.sent[2] == [over]
+    assert [len(parcel) for parcel in carrier.sent] == [1, 1, 1]
+    assert carrier.sent == [[large[0]], [large[1]], [over]]
 
 
 async def test_all_of_a_parcel_hear_what_went_wrong(carrier: Carrier) -> None:
@@ -132,7 +151,7 @@ async def test_all_of_a_parcel_hear_what_went_wrong(carrier: Carrier) -> None:
         with pytest.raises(BrokerUnavailable, match="gone"):
             await future
     (again,) = carrier.put(new_message(INBOX))
-    await carrier.passes()
+    await asyncio.sleep(PAUSE_MAX_S)
     await carrier.arrives(1)
     assert again.done()
 

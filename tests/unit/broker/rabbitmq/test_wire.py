@@ -24,6 +24,7 @@ from amends.broker.rabbitmq.wire import (
     DELIVERY_COUNT,
     DUE,
     EARLIER,
+    FOR,
     KEY,
     PARCEL,
     TRACE,
@@ -62,6 +63,7 @@ messages = st.builds(
     trace_parent=st.none() | texts,
     due=st.none() | moments,
 )
+to_inboxes = st.builds(Message._replace, messages, queue=st.sampled_from([QUEUE, "inbox.1"]))
 #: Whatever may stand in a header, or in JSON.
 scalars: st.SearchStrategy[Any] = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(width=32) | st.text()
@@ -87,9 +89,9 @@ def test_a_message_arrives_as_it_was(message: Message, earlier: int) -> None:
 
 
 @quick
-@given(st.lists(messages, min_size=1, max_size=8))
+@given(st.lists(to_inboxes, min_size=1, max_size=8))
 def test_a_parcel_arrives_as_it_was(sent: list[Message]) -> None:
-    came = unpack(QUEUE, arrived(parcel(sent, at=NOW)))
+    came = unpack(QUEUE, arrived(parcel(sent, at=NOW, through=QUEUE)))
     assert [message for message, _ in came] == sent
     assert {count for _, count in came} == {1}
 
@@ -108,7 +110,7 @@ def test_a_parcel_arrives_as_it_was(sent: list[Message]) -> None:
     ],
 )
 def test_deliveries_are_counted(headers: dict[str, Any], redelivered: bool, count: int) -> None:
-    mail = parcel([new_message(), new_message()], at=NOW)
+    mail = parcel([new_message(), new_message()], at=NOW, through=QUEUE)
     came = unpack(QUEUE, arrived(mail, redelivered=redelivered, **headers))
     assert [each.count for each in came] == [count, count]
 
@@ -150,10 +152,10 @@ def test_a_parcel_with_any_index_is_one_message(index: Any, rest: bytes) -> None
 
 
 @quick
-@given(st.integers(0, 7), garbage)
+@given(st.integers(0, 8), garbage)
 def test_a_parcel_with_anything_in_its_index_is_no_error(field: int, value: Any) -> None:
     """It may be right by chance: a key is any text."""
-    mail = parcel([new_message(), new_message()], at=NOW)
+    mail = parcel([new_message(), new_message()], at=NOW, through=QUEUE)
     end = mail.body.index(b"\n")
     index = from_json(mail.body[:end])
     index[1][field] = value
@@ -169,13 +171,13 @@ def test_a_parcel_with_anything_in_its_index_is_no_error(field: int, value: Any)
         b"{}",
         b"[[]]",
         b'["12345678"]',
-        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,null,6]]',
-        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,null,5,1]]',
-        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,null,7],'
-        b'["00000000-0000-0000-0000-000000000000","T","k","","",null,null,-2]]',
-        b'[["no id","T","k","","",null,null,5]]',
-        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,"2026-01-01",5]]',
-        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,"2026-01-01T00:00:00",5]]',
+        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,null,6,null]]',
+        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,null,5,null,1]]',
+        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,null,7,null],'
+        b'["00000000-0000-0000-0000-000000000000","T","k","","",null,null,-2,null]]',
+        b'[["no id","T","k","","",null,null,5,null]]',
+        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,"2026-01-01",5,null]]',
+        b'[["00000000-0000-0000-0000-000000000000","T","k","","",null,"2026-01-01T00:00:00",5,null]]',
     ],
 )
 def test_a_parcel_that_is_broken_is_one_message(index: bytes) -> None:
@@ -183,7 +185,10 @@ def test_a_parcel_that_is_broken_is_one_message(index: bytes) -> None:
 
 
 @quick
-@given(st.sampled_from([KEY, CORRELATION, CAUSATION, TRACE, DUE, EARLIER, DELIVERY_COUNT]), garbage)
+@given(
+    st.sampled_from([KEY, CORRELATION, CAUSATION, TRACE, DUE, EARLIER, DELIVERY_COUNT, FOR]),
+    garbage,
+)
 def test_anything_in_a_header_is_no_error(name: str, value: Any) -> None:
     mail = post(new_message(), at=NOW)
     mail.properties.headers = {**(mail.properties.headers or {}), name: value}
@@ -219,7 +224,7 @@ def test_without_an_id_it_is_not_ours(id: str | None) -> None:
 
 
 def test_a_parcel_of_somebody_elses_is_not_ours() -> None:
-    mail = parcel([new_message(), new_message()], at=NOW)
+    mail = parcel([new_message(), new_message()], at=NOW, through=QUEUE)
     mail.properties.app_id = "another"
     assert_foreign(mail)
 
