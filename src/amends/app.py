@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amends.activities.definition import Activity
 from amends.backend import open_backend
@@ -19,16 +19,19 @@ from amends.sagas.definition import Saga
 from amends.settings import Settings
 from amends.worker import Engine, Worker
 
+if TYPE_CHECKING:
+    from amends.projections.definition import Projection
+
 
 class App:
-    """The sagas and activities that belong together.
+    """The sagas, activities and projections that belong together.
 
     `activities` brings their undos and probes along. `concurrency` bounds the attempts that run
     at once for an activity queue.
 
     Raises DefinitionError for two of one name, a saga or activity whose types cannot be written
-    as JSON, an undo that does not fit what it undoes, and a bound for a queue that no activity
-    uses.
+    as JSON, an undo that does not fit what it undoes, a bound for a queue that no activity
+    uses, and projections with one table.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class App:
         sagas: Iterable[Saga[Any, Any]] = (),
         activities: Iterable[Activity[Any, Any]] = (),
         concurrency: Mapping[str, int] | None = None,
+        projections: Iterable[Projection] = (),
     ) -> None:
         self.sagas: dict[str, Saga[Any, Any]] = {}
         self.activities: dict[str, Activity[Any, Any]] = {}
@@ -55,6 +59,12 @@ class App:
                 raise DefinitionError(f"concurrency for queue {queue!r}, which no activity uses")
             if bound < 1:
                 raise DefinitionError(f"concurrency of queue {queue!r} must be at least 1")
+        self.projections: dict[str, Projection] = {}
+        if given := tuple(projections):
+            # Imported here: it brings SQLAlchemy with it.
+            from amends.projections.definition import check_together  # noqa: PLC0415
+
+            self.projections = check_together(given)
 
     @property
     def queues(self) -> tuple[str, ...]:
@@ -83,15 +93,16 @@ class App:
         clock: Clock | None = None,
         queues: Iterable[str] | None = None,
     ) -> AsyncIterator[Client]:
-        """Run the engine in this process, and give a client to talk to it.
+        """Run the engine in this process, projections included, and give a client to talk to it.
 
         `where` is a file for the embedded store, a store's address, or whole settings; default:
         the environment's (`AMENDS_STORE`, …). Where processes share a broker, `queues` are the
         activity queues that are consumed here, none for (); others see to the rest, by `work`.
         Leaving it stops gracefully.
 
-        Raises EngineAlreadyRunning, what store and broker raise when they cannot be opened, and
-        UsageError for `queues` that there are not, or on the embedded broker.
+        Raises EngineAlreadyRunning, what store and broker raise when they cannot be opened,
+        ProjectionMismatch for tables that do not fit, and UsageError for `queues` that there are
+        not, or on the embedded broker.
         """
         settings = Settings.of(where)
         if queues is not None:
@@ -100,7 +111,13 @@ class App:
         async with (
             open_backend(settings, engine=True, clock=clock) as backend,
             Client(self, backend, settings) as client,
-            Engine(self, backend, settings, queues=consumed) as engine,
+            Engine(
+                self,
+                backend,
+                settings,
+                queues=consumed,
+                projections=client.projections if settings.run_projections else None,
+            ) as engine,
         ):
             watching = asyncio.create_task(client.watch_engine(engine))
             try:

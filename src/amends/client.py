@@ -32,6 +32,7 @@ from amends.errors import (
     StartConflict,
     StartUnconfirmed,
 )
+from amends.projections.reading import Projections
 from amends.sagas import journal
 from amends.sagas.definition import Saga
 from amends.sagas.replay import fold
@@ -197,6 +198,8 @@ class Client:
         self.settings = settings
         self._deadlines = Deadlines()
         self._watcher = Watcher(backend.store)
+        self.projections = Projections(app.projections, settings, backend.store, backend.clock)
+        """The application's projections: their rows, and how far they are."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -208,6 +211,7 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         await self._watcher.close()
+        await self.projections.close()
 
     def watch_engine(self, engine: Engine) -> Coroutine[Any, Any, None]:
         """Tell everybody who waits, then or later, when the engine of this process fails. Runs
@@ -387,13 +391,7 @@ class Client:
         await self.backend.broker.publish([self._to_inbox(message, id or new_id())])
 
     def _to_inbox(self, message: m.EngineMessage, id: UUID) -> Message:
-        text = str(id)
-        sent = to_inbox(
-            message,
-            id,
-            partitions=self.settings.partitions,
-            correlation_id=text,
-            causation_id=text,
-        )
+        text, partitions = str(id), self.settings.partitions
+        sent = to_inbox(message, id, partitions=partitions, correlation_id=text, causation_id=text)
         m.check_size(sent.body)
         return sent

@@ -34,6 +34,11 @@ A message says what happened, what it means for the data, and what to do.
     │   ├── BrokerUnavailable        try again
     │   │   └── BrokerRefused        … when a person has seen to it: credentials, or a queue's arguments
     │   └── BrokerClosed
+    ├── ProjectionError
+    │   ├── ProjectionMismatch       tables or versions of the database and of the code do not fit
+    │   ├── ProjectionStopped        it waits for a person: `amends projections`
+    │   ├── ProjectionUnavailable    its database cannot be used right now: try again
+    │   └── LeaseLost                another runner has the projection; nothing was written
     └── InstanceError                what a client is told of one saga instance
         ├── InstanceNotFound
         ├── StartConflict            the id exists with another input
@@ -251,6 +256,29 @@ class BrokerRefused(BrokerUnavailable):
 
 class BrokerClosed(BrokerError):
     """The broker was closed; nothing was published."""
+
+
+# --- projections -------------------------------------------------------------------------------
+
+
+class ProjectionError(AmendsError):
+    """Base of what projections and their databases raise."""
+
+
+class ProjectionMismatch(ProjectionError):
+    """The database has other tables than the code, or another version. Nothing was changed."""
+
+
+class ProjectionStopped(ProjectionError):
+    """The projection stopped at an event, and waits for a person to resume it or skip the event."""
+
+
+class ProjectionUnavailable(ProjectionError):
+    """The projections' database cannot be used right now; nothing was written. Try again."""
+
+
+class LeaseLost(ProjectionError):
+    """Another runner has taken the projection over; nothing was written."""
 
 
 # --- instances ---------------------------------------------------------------------------------

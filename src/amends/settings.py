@@ -17,6 +17,8 @@ _PREFIX: Final = "AMENDS_"
 #: Of a wrong value in an error message.
 _VALUE_CHARS_MAX: Final = 100
 _EMBEDDED: Final = "embedded"
+#: Settings that may hold passwords.
+_ADDRESSES: Final = frozenset({"store", "broker", "projections"})
 #: Inboxes of a broker that several processes share, unless it is told otherwise.
 _PARTITIONS_SHARED: Final = 8
 
@@ -71,6 +73,19 @@ class Settings(BaseSettings):
     publish_timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """How long one publish may take, however often the connection is made anew meanwhile, until
     it fails with BrokerUnavailable. What fails so is published again later.
+    """
+
+    projections: str | None = None
+    """Where projections are kept: `sqlite:///file.db` or `postgresql://user:password@host/database`.
+    By default a file beside the store's: `amends-projections.db` beside `amends.db`.
+    """
+
+    projections_lease_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """After how many seconds another process may take over the projections of one that died."""
+
+    run_projections: bool = True
+    """Whether an engine runs the projections of its application; false leaves them to
+    `amends projector`.
     """
 
     partitions: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_usual_partitions)
@@ -151,7 +166,7 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Settings end up in logs and tracebacks: addresses without what may be passwords."""
         for name, value in super().__repr_args__():
-            yield name, redacted(value) if name in ("store", "broker") else value
+            yield name, redacted(value) if name in _ADDRESSES and value else value
 
     @property
     def is_embedded(self) -> bool:
@@ -164,6 +179,21 @@ class Settings(BaseSettings):
     def retention(self) -> timedelta | None:
         """How long the journal of an instance is kept after its end; None for ever."""
         return None if self.retention_days is None else timedelta(days=self.retention_days)
+
+    @property
+    def projections_address(self) -> str:
+        """The address of the projections' database. Raises UsageError when it must be named."""
+        if self.projections is not None:
+            return self.projections
+        if self.store == "memory://":
+            return "sqlite://"
+        if not self.store.startswith("sqlite:"):
+            raise UsageError(
+                "the store is no file, so projections need a database of their own. Nothing was "
+                "opened. Name one: AMENDS_PROJECTIONS=postgresql://user:password@host/database"
+            )
+        path = self.sqlite_path
+        return f"sqlite:///{path.with_name(f'{path.stem}-projections{path.suffix}')}"
 
     @property
     def sqlite_path(self) -> Path:

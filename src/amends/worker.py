@@ -16,6 +16,7 @@ from amends.activities.aggregates import Repositories
 from amends.activities.consumer import ActivityConsumer
 from amends.backend import Backend
 from amends.broker.topology import all_queues
+from amends.projections.reading import Projections
 from amends.sagas.cache import LiveCache
 from amends.sagas.orchestrator import Orchestrator
 from amends.sagas.retention import Retention
@@ -72,7 +73,8 @@ class Engine:
     """Runs an application's sagas and activities: `async with Engine(app, backend, settings):`.
 
     Where processes share a broker it may run a part of them: the consumers of some `queues` only
-    (by default of all, of none for ()), and, unless it `orchestrates`, no sagas.
+    (by default of all, of none for ()), and, unless it `orchestrates`, no sagas. It runs the
+    application's projections if it is told where they are.
 
     Leaving it is the graceful stop: no new work is taken, what runs may finish within the grace
     time, and what does not finish is handed back and run again later.
@@ -86,6 +88,7 @@ class Engine:
         *,
         orchestrates: bool = True,
         queues: Sequence[str] | None = None,
+        projections: Projections | None = None,
     ) -> None:
         self._app = app
         self._backend = backend
@@ -102,6 +105,8 @@ class Engine:
         self._orchestrating: list[asyncio.Task[None]] = []
         self._consuming: list[asyncio.Task[None]] = []
         self._retaining: list[asyncio.Task[None]] = []
+        self._projections = projections if app.projections else None
+        self._projecting: list[asyncio.Task[None]] = []
         self._collector: AbstractContextManager[None] = (
             CalmGarbageCollector() if settings.calm_gc else nullcontext()
         )
@@ -139,12 +144,17 @@ class Engine:
         # All of them, also those that others consume: who comes first may publish there.
         queues = all_queues(self._app.queues, self._settings.partitions)
         await self._backend.broker.declare(queues)
+        projector = None
+        if self._projections is not None:
+            projector = await self._projections.projector(self._settings.projections_lease_s)
         self._collector.__enter__()
         if self._orchestrator is not None:
             self._orchestrating = [asyncio.create_task(self._orchestrator.run())]
         self._consuming = [asyncio.create_task(consumer.run()) for consumer in self._consumers]
         if self._retention is not None:
             self._retaining = [asyncio.create_task(self._retention.run())]
+        if projector is not None:
+            self._projecting = [asyncio.create_task(projector.run())]
         try:
             await asyncio.sleep(0)
         except BaseException as error:  # or else it would run on, with nobody to stop it
@@ -174,7 +184,7 @@ class Engine:
         log.info("engine_stopped")
 
     def _parts(self) -> list[asyncio.Task[None]]:
-        return [*self._orchestrating, *self._consuming, *self._retaining]
+        return [*self._orchestrating, *self._consuming, *self._retaining, *self._projecting]
 
     async def failed(self) -> None:
         """Return or raise when a part of the engine ends by itself, which it should not."""

@@ -12,4 +12,4 @@ def test_a_client_does_not_pay_for_what_draws_on_terminals() -> None:
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True, timeout=60
     ).stdout.split()
     assert "amends.worker" in told
-    assert not {"structlog", "rich", "typer", "sqlite3"} & set(told)
+    assert not {"structlog", "rich", "typer", "sqlite3", "sqlalchemy"} & set(told)

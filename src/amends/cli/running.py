@@ -20,7 +20,7 @@ from amends.cli.opening import run
 from amends.cli.options import AppName, Db, Json
 from amends.cli.output import emit, show
 from amends.cli.render import span
-from amends.cli.serving import serve
+from amends.cli.serving import serve, serve_projections
 from amends.settings import Settings, redacted
 
 router = typer.Typer()
@@ -36,11 +36,12 @@ class Part(NamedTuple):
     settings: Settings
     orchestrates: bool
     queues: tuple[str, ...]
+    projects: bool = False
 
 
 @router.command()
 def dev(app: AppName, db: Db = None, log_level: Level = LogLevel.INFO, json: Json = False) -> None:
-    """Run sagas and activities in this process, until it is told to stop.
+    """Run sagas, activities and projections in this process, until it is told to stop.
 
     Ctrl-C or SIGTERM stops gracefully: what runs may finish (AMENDS_SHUTDOWN_GRACE_S), the rest
     is handed back and run again later. A second one stops at once; nothing durable is lost.
@@ -48,14 +49,15 @@ def dev(app: AppName, db: Db = None, log_level: Level = LogLevel.INFO, json: Jso
     configure_logs(log_level)
     application = load_app(app)
     settings = Settings.of(db)
-    _run(Part(app, application, settings, orchestrates=True, queues=application.queues), json=json)
+    queues, projects = application.queues, settings.run_projections
+    _run(Part(app, application, settings, True, queues, projects), json=json)
 
 
 @router.command()
 def orchestrator(
     app: AppName, db: Db = None, log_level: Level = LogLevel.INFO, json: Json = False
 ) -> None:
-    """Run sagas in this process, and no activities; see `amends worker`.
+    """Run sagas in this process, and no activities; see `amends worker` and `amends projector`.
 
     For brokers that processes share. Several orchestrators spread the instances among them; each
     of them may die. It stops as `amends dev` does.
@@ -90,6 +92,25 @@ def worker(
     _run(Part(app, application, settings, orchestrates=False, queues=consumed), json=json)
 
 
+@router.command()
+def projector(
+    app: AppName, db: Db = None, log_level: Level = LogLevel.INFO, json: Json = False
+) -> None:
+    """Run projections in this process, and nothing else.
+
+    Several share the work: each projection has one runner at a time, and another one takes over
+    when a process dies (AMENDS_PROJECTIONS_LEASE_S). It stops as `amends dev` does.
+    """
+    configure_logs(log_level)
+    application = load_app(app)
+    if not application.projections:
+        raise Stop(
+            f"{app} has no projections: App(projections=[…]). Nothing was opened", Exit.USAGE
+        )
+    part = Part(app, application, Settings.of(db), False, (), projects=True)
+    run(serve_projections(application, part.settings, announce=lambda: _announce(part, json=json)))
+
+
 def _names(text: str) -> Iterator[str]:
     return (name.strip() for name in text.split(",") if name.strip())
 
@@ -111,6 +132,7 @@ def _run(part: Part, *, json: bool) -> None:
             part.settings,
             orchestrates=part.orchestrates,
             queues=part.queues,
+            projects=part.projects,
             announce=lambda: _announce(part, json=json),
         )
     )
@@ -137,6 +159,7 @@ def _json(part: Part) -> dict[str, Any]:
         "sagas": _sagas(part),
         "activities": _activities(part),
         "queues": _bounds(part),
+        "projections": sorted(part.app.projections) if part.projects else [],
         "retention_days": part.settings.retention_days if part.orchestrates else None,
     }
 
@@ -152,7 +175,7 @@ def _banner(part: Part) -> Group:
 
 def _does(part: Part) -> str:
     if not part.orchestrates:
-        return "works for"
+        return "projects for" if part.projects else "works for"
     return "runs" if part.queues or not part.app.queues else "orchestrates"
 
 
@@ -168,6 +191,8 @@ def _facts(part: Part) -> Iterator[tuple[str, str]]:
     yield "activities", ", ".join(_activities(part)) or "none"
     bounds = _bounds(part).items()
     yield "queues", ", ".join(f"{name} (at most {n} at once)" for name, n in bounds) or "none"
+    if part.projects and part.app.projections:
+        yield "projections", ", ".join(sorted(part.app.projections))
     if part.orchestrates:
         yield "journals", _kept(settings)
     yield "stop", "Ctrl-C finishes what runs; again stops at once"

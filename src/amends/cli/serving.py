@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import structlog
 
 from amends.app import App
 from amends.backend import open_backend
 from amends.cli.exits import Stop
+from amends.client import Client
 from amends.settings import Settings
 from amends.worker import Engine
 
@@ -27,6 +29,7 @@ async def serve(
     *,
     orchestrates: bool,
     queues: tuple[str, ...],
+    projects: bool,
     announce: Callable[[], None],
 ) -> None:
     """Run this part of an application's engine until the process is told to stop, then stop it
@@ -35,19 +38,42 @@ async def serve(
     Raises what store and broker raise when they cannot be opened, and what the engine fails with.
     """
     with _threads():
-        async with open_backend(settings, engine=True) as backend:
+        async with (
+            open_backend(settings, engine=True) as backend,
+            Client(app, backend, settings) as client,
+        ):
             with _stop_signals() as stopping:
                 async with Engine(
-                    app, backend, settings, orchestrates=orchestrates, queues=queues
+                    app,
+                    backend,
+                    settings,
+                    orchestrates=orchestrates,
+                    queues=queues,
+                    projections=client.projections if projects else None,
                 ) as engine:
                     announce()
-                    await _until_stopped(engine, stopping)
+                    await _until_stopped(engine.failed(), stopping)
                     log.info("engine_stopping", grace_s=settings.shutdown_grace_s)
 
 
-async def _until_stopped(engine: Engine, stopping: asyncio.Event) -> None:
-    """Return when told to stop. Raises what the engine fails with."""
-    failed = asyncio.create_task(engine.failed())
+async def serve_projections(app: App, settings: Settings, *, announce: Callable[[], None]) -> None:
+    """Run an application's projections, and nothing else, until the process is told to stop.
+
+    Raises ProjectionMismatch, and what the store raises when it cannot be opened.
+    """
+    async with (
+        open_backend(settings, engine=False, connect=False) as backend,
+        Client(app, backend, settings) as client,
+    ):
+        projector = await client.projections.projector(settings.projections_lease_s)
+        with _stop_signals() as stopping:
+            announce()
+            await _until_stopped(projector.run(), stopping)
+
+
+async def _until_stopped(failure: Coroutine[Any, Any, None], stopping: asyncio.Event) -> None:
+    """Return when told to stop. Raises what runs fails with."""
+    failed = asyncio.create_task(failure)
     stopped = asyncio.create_task(stopping.wait())
     await asyncio.wait([failed, stopped], return_when=asyncio.FIRST_COMPLETED)
     if not stopped.done():
@@ -55,6 +81,7 @@ async def _until_stopped(engine: Engine, stopping: asyncio.Event) -> None:
         await failed
         raise Stop("a part of the engine ended by itself, which is a bug")
     failed.cancel()
+    await asyncio.gather(failed, return_exceptions=True)
 
 
 @contextmanager

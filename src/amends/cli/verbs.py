@@ -20,6 +20,7 @@ MODULES: Final = {
     "dev": "running",
     "orchestrator": "running",
     "worker": "running",
+    "projector": "running",
     "start": "start",
     "list": "listing",
     "status": "status",
@@ -33,6 +34,7 @@ MODULES: Final = {
     "reconcile": "checking",
     "purge": "purging",
     "dead": "dead",
+    "projections": "projecting",
     "broker": "broker",
 }
 

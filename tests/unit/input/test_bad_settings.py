@@ -27,7 +27,11 @@ OF_A_BROKER = [
     "broker_prefix", "broker_user", "broker_password",
     "broker_ca_file", "broker_cert_file", "broker_key_file",
 ]  # fmt: skip
-NUMBERS = [name for name in FIELDS if name not in ("store", "broker", "calm_gc", *OF_A_BROKER)]
+NUMBERS = [
+    name
+    for name in FIELDS
+    if name not in ("store", "broker", "projections", "calm_gc", *OF_A_BROKER)
+]
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
 

@@ -1,0 +1,122 @@
+"""An application's projections from outside: their rows, how far they are, and who runs them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import nullcontext
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from amends.domain.clock import Clock
+from amends.domain.ids import Position
+from amends.errors import NotRegistered, ProjectionStopped
+from amends.stores.port import EventStore
+
+if TYPE_CHECKING:  # SQLAlchemy is imported when there is something to do
+    from sqlalchemy import Select
+
+    from amends.projections.database import Database
+    from amends.projections.definition import Projection
+    from amends.projections.projector import Projector
+    from amends.projections.records import Record
+
+#: How often it is looked whether another process has got on.
+LOOK_S: Final = 0.5
+
+
+class Addressed(Protocol):
+    """Settings that say where projections are."""
+
+    @property
+    def projections_address(self) -> str:
+        """The address of their database. Raises UsageError when there is none."""
+        ...
+
+
+class Projections:
+    """The projections of an application, in their database. Made by `Client`."""
+
+    def __init__(
+        self,
+        known: Mapping[str, Projection],
+        settings: Addressed,
+        store: EventStore,
+        clock: Clock,
+    ) -> None:
+        self._known = known
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._database: Database | None = None
+
+    @property
+    def database(self) -> Database:
+        """Their database. Raises UsageError when the settings name none that could be."""
+        if self._database is None:
+            from amends.projections.database import Database  # noqa: PLC0415
+
+            self._database = Database.at(self._settings.projections_address)
+        return self._database
+
+    async def query(self, statement: Select[Any]) -> list[dict[str, Any]]:
+        """The rows of a SELECT over their tables. Raises ProjectionUnavailable."""
+        return await self.database.query(statement)
+
+    async def records(self) -> list[Record]:
+        """What is on record of each: checkpoint, lease, fault. Raises ProjectionUnavailable."""
+        from amends.projections import records  # noqa: PLC0415
+
+        return await self.database.look(records.load_all)
+
+    async def caught_up(self, *names: str, timeout: float | None = None) -> None:
+        """Wait until projections, by default all, have taken in whatever is in the log by now.
+
+        `timeout` is in seconds. Raises ProjectionStopped, which says at which event, NotRegistered,
+        ProjectionUnavailable and TimeoutError.
+        """
+        if unknown := set(names) - self._known.keys():
+            raise NotRegistered(f"the application has no projection {', '.join(sorted(unknown))}")
+        end = await self._store.end()
+        waited_for = set(names or self._known)
+        async with nullcontext() if timeout is None else asyncio.timeout(timeout):
+            while waited_for:
+                records = await self.records()
+                waited_for -= {r.name for r in records if r.target == "live" and _is_at(r, end)}
+                for record in records:
+                    if record.name in waited_for and record.fault is not None:
+                        raise ProjectionStopped(stopped_text(record))
+                if waited_for:
+                    due = self._clock.now() + timedelta(seconds=LOOK_S)
+                    await self.database.changed.wait_until(self._clock, due)
+
+    async def projector(self, lease_s: float) -> Projector:
+        """What runs them; their tables are made if need be. Raises ProjectionMismatch."""
+        from amends.projections.projector import Projector  # noqa: PLC0415
+
+        projector = Projector(
+            self._known.values(), self._store, self.database, self._clock, lease_s=lease_s
+        )
+        await projector.check()
+        return projector
+
+    async def close(self) -> None:
+        """Release the database. Idempotent."""
+        if self._database is not None:
+            await self._database.close()
+
+
+def _is_at(record: Record, end: Position) -> bool:
+    return record.position >= end
+
+
+def stopped_text(record: Record) -> str:
+    """What to tell of a projection that stopped."""
+    fault = record.fault
+    assert fault is not None
+    return (
+        f"projection {record.name!r} stopped at position {fault.position} ({fault.type} in "
+        f"{fault.stream}): {fault.error}. All before it is in its tables, nothing after. Correct its "
+        f"code, then: amends projections resume {record.name}; or pass over the event: "
+        f"amends projections skip {record.name}"
+    )

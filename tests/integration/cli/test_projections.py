@@ -1,0 +1,98 @@
+"""`amends projections` and `amends projector`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from amends import App, Client
+from amends.errors import ProjectionStopped
+from tests.integration.cli import projecting_app
+from tests.integration.cli.conftest import Amends, Process
+from tests.integration.cli.projecting_app import counted, held
+
+
+async def one_more(client: Client) -> None:
+    handle = await client.start(projecting_app.count, 1)
+    await handle.result()
+    await client.projections.caught_up("counts")
+
+
+def test_there_is_nothing_to_see_at_first(amends: Amends) -> None:
+    amends.engine(start_one, app=App(sagas=[projecting_app.count]))
+    assert "no projection has run here yet" in amends.ok("projections").err
+    assert not Path("amends-projections.db").exists()
+    assert amends("projections", "resume", "counts").code == 3
+
+
+def test_an_engine_runs_them(amends: Amends) -> None:
+    amends.engine(one_more, app=projecting_app.app)
+    told = amends.ok("projections", "--json").json
+    assert [(one["name"], one["state"], one["behind"]) for one in told] == [
+        ("counts", "running", 0)
+    ]
+    assert "counts" in amends.ok("projections").out
+
+
+def test_one_that_stopped_is_shown_and_goes_on(
+    amends: Amends,
+) -> None:
+    async def stop(client: Client) -> None:
+        held.add(7)
+        handle = await client.start(projecting_app.count, 7, id="seven")
+        await handle.result()
+        with pytest.raises(ProjectionStopped):
+            await client.projections.caught_up("counts")
+
+    amends.engine(stop, app=projecting_app.app)
+    shown = amends.ok("projections").out
+    assert "counts stopped" in shown
+    assert "seven is held" in shown
+    assert "raise ValueError" in shown
+    (told,) = amends.ok("projections", "--json").json
+    assert (told["state"], told["fault"]["type"]) == ("stopped", "SagaStarted")
+    assert "Missing option '--why'" in amends("projections", "skip", "counts").err
+    assert "no projection 'count'" in amends("projections", "skip", "count", "--why", "x").err
+    done = amends.ok("projections", "skip", "counts", "--why", "a test", "--who", "anna", "--json")
+    assert done.json == [{"skipped": "counts", "position": told["fault"]["position"]}]
+    assert "did not stop" in amends("projections", "resume", "counts").err
+    amends.engine(one_more, app=projecting_app.app)
+
+    async def numbers(client: Client) -> list[int]:
+        return [row["n"] for row in await client.projections.query(select(counted))]
+
+    assert amends.engine(numbers, app=projecting_app.app) == [1]
+    held.clear()
+
+
+def test_a_projector_runs_them_alone(
+    amends: Amends, processes: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMENDS_RUN_PROJECTIONS", "false")
+    amends.engine(start_one, app=projecting_app.app)
+    assert "no projection has run" in amends.ok("projections").err
+    process = processes("projector", "tests.integration.cli.projecting_app:app")
+    process.wait_for("projects for")
+    amends.engine(caught_up, app=projecting_app.app)
+    process.send(signal.SIGTERM)
+    assert process.end().code == 0
+    (told,) = amends.ok("projections", "--json").json
+    assert (told["events"], told["owner"]) == (1, None)
+
+
+async def start_one(client: Client) -> None:
+    await (await client.start(projecting_app.count, 1)).result()
+
+
+async def caught_up(client: Client) -> None:
+    await client.projections.caught_up()
+
+
+def test_a_projector_needs_projections(amends: Amends) -> None:
+    ran = amends("projector", "tests.integration.cli.transfer_app:app")
+    assert ran.code == 2
+    assert "no projections" in ran.err
