@@ -40,8 +40,8 @@ async def open_backend(
     """Open what the settings name, and close it at the end.
 
     `engine` says whether an engine will run on it: on an embedded file there can be one, over a
-    broker that processes share there can be many. `connect=False` does not look for such a broker
-    until it is needed, for those who only read the store.
+    broker that processes share there can be many. `connect=False` does not look for such a broker,
+    or for a store on a server, until it is needed, for those who only read the store.
 
     Raises UsageError for settings that name nothing we have, EngineAlreadyRunning, BrokerRefused,
     BrokerUnavailable, and what the store raises when it cannot be opened.
@@ -49,6 +49,11 @@ async def open_backend(
     clock = clock or SystemClock()
     if not settings.is_embedded:
         opening = _open_apart(settings, clock, connect=connect)
+    elif settings.is_on_server:
+        raise UsageError(
+            f"AMENDS_STORE={shown(settings.store)}: the embedded broker is in the store's file, and "
+            "EventStoreDB has none. Nothing was opened. Set AMENDS_BROKER=amqp://… for RabbitMQ"
+        )
     elif settings.partitions != 1:
         raise UsageError(
             f"AMENDS_PARTITIONS={settings.partitions}: the embedded broker has one engine, and so "
@@ -124,7 +129,7 @@ async def _open_apart(settings: Settings, clock: Clock, *, connect: bool) -> Asy
         if connect:
             # Before the store: when it cannot be reached, no file is made for nothing.
             await broker.connect()
-        store = await _open_store(settings, clock)
+        store = await _open_store(settings, clock, connect=connect)
         try:
             yield Backend(store, broker, SequentialCommitter(store, broker), clock)
         finally:
@@ -166,15 +171,40 @@ def _rabbit(settings: Settings, clock: Clock) -> RabbitBroker:
     )
 
 
-async def _open_store(settings: Settings, clock: Clock) -> EventStore:
+async def _open_store(settings: Settings, clock: Clock, *, connect: bool) -> EventStore:
     if settings.store == _MEMORY:
         return MemoryStore(clock)
+    if settings.is_on_server:
+        return await _open_event_store_db(settings, connect=connect)
     from amends.stores.sqlite import SqliteDatabase, SqliteStore  # noqa: PLC0415
 
     database = await SqliteDatabase.open(
         settings.sqlite_path, clock=clock, busy_timeout_s=settings.busy_timeout_s
     )
     return SqliteStore(database)
+
+
+async def _open_event_store_db(settings: Settings, *, connect: bool) -> EventStore:
+    # It says by itself what to install if there is no client.
+    from amends.stores.eventstoredb import EventStoreDb, StoreAddress  # noqa: PLC0415
+
+    password = settings.store_password
+    address = StoreAddress.parse(
+        settings.store,
+        user=settings.store_user,
+        password=None if password is None else password.get_secret_value(),
+        ca_file=settings.store_ca_file,
+        cert_file=settings.store_cert_file,
+        key_file=settings.store_key_file,
+    )
+    store = EventStoreDb(address, timeout_s=settings.store_timeout_s)
+    if connect:
+        try:
+            await store.end()
+        except BaseException:
+            await store.close()
+            raise
+    return store
 
 
 def memory_backend(clock: Clock) -> Backend:

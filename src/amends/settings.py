@@ -19,6 +19,7 @@ _VALUE_CHARS_MAX: Final = 100
 _EMBEDDED: Final = "embedded"
 #: Settings that may hold passwords.
 _ADDRESSES: Final = frozenset({"store", "broker", "projections"})
+_ON_SERVER: Final = re.compile(r"(esdb|kurrentdb|kurrent|kdb)(\+discover)?://", re.IGNORECASE)
 #: Inboxes of a broker that several processes share, unless it is told otherwise.
 _PARTITIONS_SHARED: Final = 8
 
@@ -37,7 +38,32 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
     store: str = "sqlite:///amends.db"
-    """`sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory://` for tests."""
+    """`sqlite:///relative.db`, `sqlite:////absolute.db`, or `memory://` for tests. Or EventStoreDB,
+    with a broker that is apart, too: `esdb://user:password@host:2113`, several nodes of a cluster
+    with commas between them, or `esdb+discover://…`; `kurrentdb://…` is the same.
+    """
+
+    store_user: str | None = None
+    """Who logs in to EventStoreDB, instead of who stands in the address."""
+
+    store_password: SecretStr | None = None
+    """The password that goes with the user; never shown."""
+
+    store_ca_file: str | None = None
+    """The certificates (PEM) that EventStoreDB's must be signed by; by default those that come with
+    gRPC.
+    """
+
+    store_cert_file: str | None = None
+    """This client's own certificate (PEM), where EventStoreDB asks for one."""
+
+    store_key_file: str | None = None
+    """The key of that certificate."""
+
+    store_timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """How long one call of EventStoreDB may take, however often it is tried meanwhile, until it fails
+    with StoreUnavailable. To find out what became of an append takes as long again.
+    """
 
     broker: str = _EMBEDDED
     """`embedded`: in the store's own file, with one engine. Or RabbitMQ, for several processes:
@@ -176,6 +202,11 @@ class Settings(BaseSettings):
         return self.broker == _EMBEDDED
 
     @property
+    def is_on_server(self) -> bool:
+        """Whether the store is a server's, and not a file or memory."""
+        return _ON_SERVER.match(self.store) is not None
+
+    @property
     def retention(self) -> timedelta | None:
         """How long the journal of an instance is kept after its end; None for ever."""
         return None if self.retention_days is None else timedelta(days=self.retention_days)
@@ -202,7 +233,7 @@ class Settings(BaseSettings):
         if not self.store.startswith(prefix) or self.store == prefix or "\0" in self.store:
             raise UsageError(
                 f"AMENDS_STORE={shown(self.store)}: use sqlite:///file.db (or "
-                "sqlite:////path/file.db)"
+                "sqlite:////path/file.db), or esdb://… for EventStoreDB"
             )
         return Path(self.store.removeprefix(prefix))
 

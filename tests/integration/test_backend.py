@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ import pytest
 from amends import App, Settings, UsageError
 from amends.backend import open_backend
 from amends.broker.commit import SequentialCommitter
-from amends.errors import BrokerClosed, BrokerUnavailable, NotAnAmendsStore, StoreClosed
+from amends.errors import (
+    BrokerClosed,
+    BrokerUnavailable,
+    NotAnAmendsStore,
+    StoreClosed,
+    StoreUnavailable,
+)
 from tests.integration.apart import ADDRESS, BrokerApart, apart
 
 __all__ = ["apart"]
@@ -113,3 +120,67 @@ async def test_without_its_client_rabbitmq_is_refused_before_a_file_is_made(
             pass
     assert "secret" not in str(refused.value)
     assert is_empty(tmp_path)
+
+
+async def test_a_store_on_a_server_is_opened_and_closed_beside_its_broker(
+    apart: BrokerApart, esdb: str
+) -> None:
+    async with open_backend(Settings(store=esdb, broker=ADDRESS), engine=True) as backend:
+        assert await backend.store.end() >= -1
+    with pytest.raises(StoreClosed):
+        await backend.store.end()
+    with pytest.raises(BrokerClosed):
+        await backend.broker.depths()
+
+
+async def test_a_server_that_is_not_there_is_found_out_when_it_is_needed(
+    apart: BrokerApart,
+) -> None:
+    settings = Settings(
+        store="esdb://me:hunter2@127.0.0.1:1?tls=false", broker=ADDRESS, store_timeout_s=0.2
+    )
+    with pytest.raises(StoreUnavailable, match=r"127.0.0.1:1 cannot be used") as unavailable:
+        async with open_backend(settings, engine=True):
+            pass
+    assert "hunter2" not in str(unavailable.value)
+    with pytest.raises(BrokerClosed):
+        await apart.opened[0].depths()
+    async with open_backend(settings, engine=False, connect=False) as backend:
+        with pytest.raises(StoreUnavailable):
+            await backend.store.end()
+
+
+async def test_a_store_on_a_server_needs_a_broker_apart() -> None:
+    settings = Settings(store="kurrentdb+discover://me:hunter2@host")
+    with pytest.raises(UsageError, match="AMENDS_BROKER=amqp") as refused:
+        async with open_backend(settings, engine=False):
+            pass
+    assert "hunter2" not in str(refused.value)
+
+
+async def test_a_wrong_address_of_a_server_is_explained(apart: BrokerApart) -> None:
+    settings = Settings(store="esdb://me:hunter2@host:port", broker=ADDRESS)
+    with pytest.raises(UsageError, match="a port is a number") as refused:
+        async with open_backend(settings, engine=False, connect=False):
+            pass
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [
+        ((), r"pip install 'amends\[eventstoredb\]'"),
+        (("esdbclient", "kurrentdbclient"), "Uninstall one of them"),
+    ],
+)
+async def test_a_store_on_a_server_needs_one_client(
+    apart: BrokerApart, installed: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("amends.stores.eventstoredb")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: object() if name in installed else None
+    )
+    with pytest.raises(UsageError, match=told):
+        async with open_backend(Settings(store="esdb://host", broker=ADDRESS), engine=False):
+            pass

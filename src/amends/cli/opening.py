@@ -50,6 +50,8 @@ async def starting(db: str | None, app: App) -> AsyncIterator[Client]:
 
 
 def _existing(settings: Settings) -> Settings:
+    if settings.is_on_server:
+        return settings
     path = _lasting(settings).sqlite_path
     if not path.exists():
         raise Stop(

@@ -22,15 +22,15 @@ from amends.errors import InvalidSettings
 from amends.settings import redacted
 
 FIELDS = list(Settings.model_fields)
-#: Each of them is checked by the broker that it is for.
-OF_A_BROKER = [
+#: Each of them is checked by the broker or the store that it is for.
+TEXTS = [
     "broker_prefix", "broker_user", "broker_password",
     "broker_ca_file", "broker_cert_file", "broker_key_file",
+    "store_user", "store_password", "store_ca_file", "store_cert_file", "store_key_file",
 ]  # fmt: skip
+SECRETS = ("broker_password", "store_password")
 NUMBERS = [
-    name
-    for name in FIELDS
-    if name not in ("store", "broker", "projections", "calm_gc", *OF_A_BROKER)
+    name for name in FIELDS if name not in ("store", "broker", "projections", "calm_gc", *TEXTS)
 ]
 
 quick = settings(max_examples=200, deadline=None, derandomize=True)
@@ -52,7 +52,7 @@ def check(taken: Settings) -> None:
         assert value is None or 0 <= value <= 1e9, (name, value)
     assert 1 <= taken.partitions <= 1024
     assert min(taken.concurrency, taken.inbox_limit) >= 1
-    assert min(taken.busy_timeout_s, taken.publish_timeout_s) > 0
+    assert min(taken.busy_timeout_s, taken.publish_timeout_s, taken.store_timeout_s) > 0
     assert 5 <= taken.broker_heartbeat_s <= 300
     assert (
         timedelta(seconds=taken.cache_wait_s_per_event) * 10**7 >= timedelta()
@@ -86,7 +86,7 @@ def test_in_the_environment_too(name: str, value: str) -> None:
     variable = f"AMENDS_{name.upper()}"
     with patch.dict(os.environ, {variable: value}):
         told = refusal({})
-    assert not told or f"{variable}={'***' if name == 'broker_password' else repr(value)}" in told
+    assert not told or f"{variable}={'***' if name in SECRETS else repr(value)}" in told
 
 
 @quick

@@ -8,6 +8,7 @@ is the port.
 """
 
 from amends.stores.eventstoredb.address import StoreAddress
+from amends.stores.eventstoredb.client import PACKAGE
 from amends.stores.eventstoredb.store import EventStoreDb
 
-__all__ = ["EventStoreDb", "StoreAddress"]
+__all__ = ["PACKAGE", "EventStoreDb", "StoreAddress"]

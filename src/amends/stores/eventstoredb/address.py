@@ -21,9 +21,8 @@ from urllib.parse import unquote
 
 from amends.errors import InvalidSettings
 
-SCHEMES: Final = ("esdb", "kurrentdb", "kurrent", "kdb")
-"""What an address may begin with, each also with `+discover`."""
-
+#: What an address may begin with, each also with `+discover`.
+_SCHEMES: Final = ("esdb", "kurrentdb", "kurrent", "kdb")
 _DISCOVER: Final = "+discover"
 _PORT: Final = 2113
 #: Nodes that may be preferred for following the log. Everything else needs the one that leads.
@@ -140,20 +139,15 @@ class StoreAddress:
         return f"esdb://{who}{','.join(self.targets)}"
 
 
-def is_store_address(text: str) -> bool:
-    """Whether an address is one of EventStoreDB or KurrentDB, right or wrong."""
-    return text.partition("://")[0].lower().removesuffix(_DISCOVER) in SCHEMES and "://" in text
-
-
 def _refuse(why: str) -> NoReturn:
     raise InvalidSettings(f"AMENDS_STORE cannot be used: {why}. Nothing was opened")
 
 
 def _parts(text: str) -> tuple[dict[str, str | None], dict[str, str], bool]:
     """The address taken apart, its parameters, and whether it says `+discover`."""
-    if not is_store_address(text):
+    scheme, slashes, rest = text.strip().partition("://")
+    if not slashes or scheme.lower().removesuffix(_DISCOVER) not in _SCHEMES:
         _refuse("an address begins with esdb://, esdb+discover:// or the same with kurrentdb")
-    scheme, _, rest = text.partition("://")
     found = _ADDRESS.fullmatch(rest)
     if found is None:
         _refuse(
