@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml requirements.lock scripts/make-venv
 demo: $(STAMP) ## Run the payments example; FILE=pain001.xml pays your own file
 	@$(PY) -m examples.payments $(if $(FILE),--file "$(FILE)")
 
-test: $(STAMP) ## Run every test; installs rabbitmq-server if it is missing, and does not start it
+test: $(STAMP) ## Run every test; installs RabbitMQ and PostgreSQL if they are missing
 	@scripts/install-rabbitmq
+	@scripts/install-postgresql
 	$(PY) -m pytest tests
 
 # One target per check, so that `make --keep-going check` reports everything that is wrong.

@@ -8,6 +8,7 @@ import structlog
 
 from amends.testing.clock import VirtualClock, VirtualTimeLoop, virtual_clock
 from tests.esdb.fixtures import esdb, esdb_double
+from tests.postgres import postgres, postgres_database
 from tests.rabbitmq import (
     private_rabbitmq,
     rabbit_prefix,
@@ -20,6 +21,8 @@ from tests.rabbitmq import (
 __all__ = [
     "esdb",
     "esdb_double",
+    "postgres",
+    "postgres_database",
     "private_rabbitmq",
     "rabbit_prefix",
     "rabbit_tls",

@@ -1,4 +1,4 @@
-"""Databases for projections: SQLite files, and a schema of its own for each test in PostgreSQL."""
+"""Databases for projections: SQLite files, and a PostgreSQL database of its own for each test."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from amends.projections.database import Database
 Open = Callable[[], Database]
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty database."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres_database"))
     return f"sqlite:///{tmp_path / 'projections.db'}"
 
 
