@@ -12,4 +12,4 @@ async def test_what_nobody_hears_is_no_reason_to_declare_anything_again(site: Si
     broker = await site.open("commands.ledger")
     async with asyncio.timeout(1):  # declaring again would take longer by itself
         await broker._membership._send(HELLO)
-    assert broker._has_base
+    assert broker._declarations.has_base

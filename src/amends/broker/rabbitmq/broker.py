@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Self
+from typing import Self
 from uuid import UUID
 
 from amends.broker.port import Consumer, DeadLetter, Delivery, Message, Process, QueueDepth
-from amends.broker.rabbitmq import topology
 from amends.broker.rabbitmq.address import BrokerAddress
 from amends.broker.rabbitmq.connection import Connection
 from amends.broker.rabbitmq.consumer import Counters, RabbitConsumer, Token
 from amends.broker.rabbitmq.dead import DeadLetters
+from amends.broker.rabbitmq.declaring import Declarations
 from amends.broker.rabbitmq.inboxes import Inboxes
 from amends.broker.rabbitmq.letters import to_dead
 from amends.broker.rabbitmq.looking import depths
 from amends.broker.rabbitmq.members import Membership, Report, census, process_name
 from amends.broker.rabbitmq.names import Names
 from amends.broker.rabbitmq.publisher import Publisher
+from amends.broker.rabbitmq.topology import Finding
 from amends.broker.rabbitmq.wire import Post, post
 from amends.domain.bell import Bell
 from amends.domain.clock import Clock
 from amends.errors import BrokerClosed, UsageError
-
-#: A queue that was deleted is not declared again at once: RabbitMQ 3.10 would take the consumers of
-#: the old one for those of the new one, and give them messages that never reach them.
-VANISHED_S: Final = 1.0
 
 
 class RabbitBroker:
@@ -50,28 +46,29 @@ class RabbitBroker:
     ) -> None:
         self._names = names = Names(prefix)
         self._clock = clock
-        self._partitions = partitions
         self._publishing = Connection(address, "publisher", clock)
         self._consuming = Connection(address, "consumer", clock)
+        self._declarations = Declarations(
+            self._consuming, names, partitions, on_made=self._made_anew
+        )
         self._publisher = Publisher(
             self._publishing,
             names,
             clock,
             timeout_s=publish_timeout_s,
-            repair=self._repair,
+            repair=self._declarations.repair,
             carrier=self._carrier,
         )
         self._dead = DeadLetters(self._consuming, self._publisher, names)
         self._membership = Membership(
-            self._consuming, self._publisher, names, clock, self._report, self._served
+            self._consuming,
+            self._publisher,
+            names,
+            clock,
+            self._report,
+            self._served,
+            on_made=self._renew,
         )
-        self._declared: set[str] = set()
-        self._known: set[str] = set()
-        self._has_base = False
-        self._has_delays = False
-        self._declaring = asyncio.Lock()
-        self._repairing = asyncio.Lock()
-        self._repaired_at = self._vanished_at = float("-inf")
         self._consumers: list[RabbitConsumer] = []
         self._inboxes: list[Inboxes] = []
         self._counters = Counters()
@@ -113,77 +110,34 @@ class RabbitBroker:
     async def declare(self, queues: Sequence[str]) -> None:
         """See `Broker.declare`. Raises BrokerRefused for a queue that exists otherwise."""
         self._check_open()
-        parts = [part for queue in queues for part in topology.parts_of(self._names, queue)]
-        if not self._has_base:
-            parts = topology.base(self._names, self._partitions) + parts
-        await topology.declare(self._consuming, parts)
-        self._has_base = True
-        self._declared.update(queues)
-        self._known.update(queues)
+        await self._declarations.declare(queues)
 
-    async def set_up(self, queues: Sequence[str]) -> list[topology.Finding]:
+    async def set_up(self, queues: Sequence[str]) -> list[Finding]:
         """Declare all there is, with these queues, and say what was missing and what differs."""
         self._check_open()
-        names = self._names
-        parts = topology.base(names, self._partitions) + topology.delays(names)
-        parts += [part for queue in queues for part in topology.parts_of(names, queue)]
-        return await topology.set_up(self._consuming, parts)
+        return await self._declarations.set_up(queues)
 
-    async def _declare_delays(self) -> None:
-        async with self._declaring:
-            if not self._has_delays:
-                await topology.declare(self._consuming, topology.delays(self._names))
-                self._has_delays = True
+    def _made_anew(self, queues: Sequence[str]) -> None:
+        self._renew(queues)
+        self._membership.say_made(queues)
 
-    async def _check_known(self, queue: str) -> None:
-        if queue in self._known:
-            return
-        if not await topology.exists(self._consuming, topology.Queue(self._names.queue(queue), {})):
-            raise UsageError(
-                f"queue {queue!r} was never declared; nothing was published. Declare it first."
-            )
-        self._known.add(queue)
-
-    async def _prepare(self, queue: str) -> None:
-        """Before a queue is consumed: it may have been deleted meanwhile, and all else with it."""
-        await asyncio.sleep(self._vanished_at + VANISHED_S - asyncio.get_running_loop().time())
-        if queue in self._declared:
-            self._has_base = False
-            await self.declare([queue])
-        else:
-            await self._check_known(queue)
-
-    def _note_vanished(self) -> None:
-        self._vanished_at = asyncio.get_running_loop().time()
-
-    async def _repair(self, queue: str) -> None:
-        """A message came back, because its queue is gone or an exchange. Others may be, too."""
-        loop = asyncio.get_running_loop()
-        async with self._repairing:
-            if loop.time() - self._repaired_at > VANISHED_S:  # or it was just done, for another one
-                await asyncio.sleep(VANISHED_S)
-                had_delays, self._has_base, self._has_delays = self._has_delays, False, False
-                self._known = set()
-                await self.declare(sorted(self._declared))
-                if had_delays:
-                    await self._declare_delays()
-                self._repaired_at = loop.time()
-            if queue:
-                await self._check_known(queue)
+    def _renew(self, queues: Sequence[str]) -> None:
+        """These queues were made anew: what was subscribed to the old ones is over."""
+        for consumer in self._live():
+            if consumer.queue in queues:
+                consumer.renew()
 
     # --- publishing
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """See `Broker.publish`."""
         self._check_open()
-        for message in messages:
-            if message.queue not in self._known:
-                await self._check_known(message.queue)
+        await self._declarations.check(message.queue for message in messages)
         await self._publish(messages)
 
     async def _publish(self, messages: Sequence[Message], earlier: int = 0) -> None:
-        if not self._has_delays and any(message.due is not None for message in messages):
-            await self._declare_delays()
+        if not self._declarations.has_delays and any(m.due is not None for m in messages):
+            await self._declarations.declare_delays()
         await self._publisher.publish(messages, earlier=earlier)
 
     async def request(self, message: Message) -> None:
@@ -216,7 +170,7 @@ class RabbitBroker:
             self._membership,
             self._clock,
             make=lambda queue, bell: self._make(queue, limit, bell),
-            prepare=self._prepare,
+            prepare=self._declarations.prepare,
         )
         self._inboxes = [known for known in self._inboxes if known.wanted]
         self._inboxes.append(inboxes)
@@ -229,12 +183,11 @@ class RabbitBroker:
             self._names.queue(queue),
             limit,
             self._clock,
-            prepare=self._prepare,
+            prepare=self._declarations.prepare,
             republish=self._republish,
             counters=self._counters,
             bell=bell,
             on_lost=self._membership.changed.ring,
-            on_vanished=self._note_vanished,
         )
 
     async def _republish(self, message: Message, earlier: int) -> None:
@@ -303,7 +256,7 @@ class RabbitBroker:
         """
         self._check_open()
         reports = await self._reports()
-        known = self._declared | self._known | set(queues)
+        known = self._declarations.queues | set(queues)
         for report in reports:
             known.update(report.queues, report.inboxes)
         return await depths(self._consuming, self._names, sorted(known), reports)
@@ -324,9 +277,12 @@ class RabbitBroker:
     def _served(self) -> list[str]:
         return [consumer.queue for each in self._inboxes for consumer in each.consumers()]
 
+    def _live(self) -> list[RabbitConsumer]:
+        consumers = [*self._consumers, *(c for each in self._inboxes for c in each.consumers())]
+        return [consumer for consumer in consumers if not consumer.is_over]
+
     def _report(self, kind: str) -> Report:
-        live = [*self._consumers, *(c for each in self._inboxes for c in each.consumers())]
-        live = [consumer for consumer in live if not consumer.is_over]
+        live = self._live()
         return Report(
             kind=kind,
             member=self._membership.me,

@@ -89,7 +89,7 @@ class RabbitConsumer:
 
     `prepare` makes sure that the queue is there. `republish` publishes a message anew that is not
     due, or that goes back alone out of a parcel (with the deliveries that it has had). `bell` rings
-    whenever there may be something to receive. `on_vanished` hears that the queue was deleted.
+    whenever there may be something to receive.
     """
 
     def __init__(
@@ -105,7 +105,6 @@ class RabbitConsumer:
         counters: Counters,
         bell: Bell | None = None,
         on_lost: Callable[[], None] = lambda: None,
-        on_vanished: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = queue
         self._connection = connection
@@ -117,7 +116,6 @@ class RabbitConsumer:
         self._counters = counters
         self._bell = bell or Bell()
         self._on_lost = on_lost
-        self._on_vanished = on_vanished
         self._channel: AbstractChannel | None = None
         self._wire: Wire | None = None
         self._tag = ""
@@ -198,6 +196,13 @@ class RabbitConsumer:
         await asyncio.wait([self._opening])
         if not self._opening.cancelled():  # by `close`
             self._opening.result()
+
+    def renew(self) -> None:
+        """The queue was deleted and made anew, and what comes over this channel may be the old one's:
+        nothing at all. Whoever receives is told to subscribe again.
+        """
+        if self._channel is not None:
+            self._lose("the queue was made anew")
 
     def take(self) -> list[Delivery]:
         """Whatever may be received now. Raises BrokerUnavailable once the connection is lost."""
@@ -358,7 +363,6 @@ class RabbitConsumer:
     # --- the end of the channel
 
     def _on_cancel(self, _: object) -> None:
-        self._on_vanished()
         self._lose("the queue was deleted, or its leader was lost")
 
     def _on_close(self, error: BaseException | None) -> None:

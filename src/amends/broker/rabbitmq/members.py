@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from secrets import token_hex
@@ -51,11 +51,14 @@ ANSWERS_S: Final = 0.25
 HELLO: Final = "hello"
 HERE: Final = "here"
 BYE: Final = "bye"
+#: Queues that were deleted are there again: see `Report.made`.
+MADE: Final = "made"
 
 
 class Report(BaseModel):
     """What a process says of itself. `inboxes` are those it would own; `held` and `oldest` are by
-    queue: messages in its hands, and when the oldest of them was published.
+    queue: messages in its hands, and when the oldest of them was published. `made` are queues that
+    it has made anew, which whoever consumes them must subscribe to again.
     """
 
     kind: str
@@ -70,6 +73,7 @@ class Report(BaseModel):
     published: int = 0
     delivered: int = 0
     reconnects: int = 0
+    made: tuple[str, ...] = ()
 
     def process(self) -> Process:
         """The same in the words of the port."""
@@ -86,7 +90,7 @@ def process_name() -> str:
 
 class Membership:
     """This process among the others. `report` describes it; `served` are the inboxes that it
-    serves now.
+    serves now. `on_made` hears of queues that another one has made anew.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class Membership:
         clock: Clock,
         report: Callable[[str], Report],
         served: Callable[[], Collection[str]],
+        *,
+        on_made: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self.me = f"{process_name()}:{token_hex(4)}"
         self.changed = Bell()
@@ -107,6 +113,7 @@ class Membership:
         self._clock = clock
         self._report = report
         self._served = served
+        self._on_made = on_made
         self._members = Members(self.me)
         self._carriers: Mapping[str, str] = {}
         self._reports: dict[str, Report] = {}
@@ -161,11 +168,10 @@ class Membership:
 
     async def close(self) -> None:
         """Say goodbye, and hear no more."""
-        if self._running is None:
-            return
-        self._closing = True
-        self._running.cancel()
-        await asyncio.gather(self._running, return_exceptions=True)
+        if self._running is not None:
+            self._closing = True
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
         if self._joined.is_set():
             self._tell(BYE)
         if self._telling:
@@ -177,6 +183,10 @@ class Membership:
         """Tell the others that what this process wants has changed."""
         if self._joined.is_set():
             self._tell(HELLO)
+
+    def say_made(self, queues: Sequence[str]) -> None:
+        """Tell the others that these queues were made anew. Also if it is not one of them."""
+        self._tell(MADE, made=tuple(queues))
 
     # --- hearing
 
@@ -237,6 +247,9 @@ class Membership:
         report = decode(delivered)
         if report is None or report.member == self.me:
             return
+        if report.kind == MADE:
+            self._on_made(report.made)
+            return
         if report.kind == BYE or not (report.queues or report.inboxes):
             # Or it is here still, and wants nothing any more.
             self._members.left(report.member)
@@ -253,14 +266,14 @@ class Membership:
 
     # --- telling
 
-    def _tell(self, kind: str) -> None:
-        task = asyncio.create_task(self._send(kind))
+    def _tell(self, kind: str, **more: Any) -> None:
+        task = asyncio.create_task(self._send(kind, **more))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    async def _send(self, kind: str) -> None:
+    async def _send(self, kind: str, **more: Any) -> None:
         with suppress(BrokerUnavailable, BrokerClosed):
-            mail = encode(self._report(kind))
+            mail = encode(self._report(kind).model_copy(update=more))
             # Nobody may hear it, also not this process, whose connections come back one by one.
             await self._publisher.send(self._names.members, "", mail, mandatory=False)
 

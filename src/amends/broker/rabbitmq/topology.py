@@ -109,20 +109,29 @@ def _partitions_mark(names: Names, partitions: int) -> Exchange:
     return Exchange(names.partitions, "fanout", {"alternate-exchange": told})
 
 
-def parts_of(names: Names, logical: str) -> list[Part]:
-    """A queue with a logical name, and what leads there."""
-    name = names.queue(logical)
+def queue_of(names: Names, logical: str) -> Queue:
+    """The queue with a logical name."""
     arguments: dict[str, Any] = {"x-delivery-limit": UNLIMITED}
     if logical.startswith(INBOX_PREFIX):
         arguments["x-single-active-consumer"] = True
     elif logical.startswith(COMMANDS_PREFIX):
         arguments["x-delivery-limit"] = COMMAND_DELIVERIES_MAX
         arguments["x-consumer-timeout"] = CONSUMER_TIMEOUT_MS
+    return Queue(names.queue(logical), _quorum({**arguments, **_to(names.dead)}))
+
+
+def ways_to(names: Names, logical: str) -> list[Part]:
+    """What leads to the queue with a logical name."""
+    name = names.queue(logical)
     return [
-        Queue(name, _quorum({**arguments, **_to(names.dead)})),
         Binding(names.exchange, name, logical),
         Binding(names.delivery, name, delivery_pattern(logical)),
     ]
+
+
+def parts_of(names: Names, logical: str) -> list[Part]:
+    """A queue with a logical name, and what leads there."""
+    return [queue_of(names, logical), *ways_to(names, logical)]
 
 
 def _quorum(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +161,9 @@ async def declare(connection: Connection, parts: Iterable[Part]) -> None:
                 await _declare(wire, part)
             except ChannelPreconditionFailed as error:
                 raise BrokerRefused(_conflict(part, error)) from error
+            except ChannelNotFoundEntity as error:
+                # Somebody deletes, at this moment, what was just declared.
+                raise BrokerUnavailable(f"declaring {_name(part)}: {error}") from error
             except ChannelClosed as error:
                 raise BrokerRefused(
                     f"RabbitMQ refuses to declare {_name(part)}: {error}"
@@ -225,12 +237,23 @@ async def _declare(wire: Wire, part: Part, *, passive: bool = False) -> None:
         )
 
 
-async def exists(connection: Connection, part: Exchange | Queue) -> bool:
-    """Whether something of that name is there, whatever it is like. Raises BrokerUnavailable."""
+async def exists(connection: Connection, part: Exchange | Queue, *, alike: bool = False) -> bool:
+    """Whether something of that name is there, whatever it is like; if it has to be `alike`, it
+    raises BrokerRefused when it is there and otherwise than it should be. Raises BrokerUnavailable.
+    """
+
+    async def look(wire: Wire) -> None:
+        await _declare(wire, part, passive=True)
+        if alike:
+            # Right behind, so that who looks makes nothing.
+            await _declare(wire, part)
+
     try:
-        await connection.requesting(lambda wire: _declare(wire, part, passive=True))
+        await connection.requesting(look)
     except ChannelNotFoundEntity:
         return False
+    except ChannelPreconditionFailed as error:
+        raise BrokerRefused(_conflict(part, error)) from error
     except LOST as error:
         raise BrokerUnavailable(f"looking for {part.name}: {error!r}") from error
     return True
