@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -102,6 +102,7 @@ class Customers:
         self.sent: dict[str, set[str]] = {}
         """The signals that were sent to each id."""
         self.events = 0
+        self.on_event: Callable[[], None] = lambda: None
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -121,6 +122,7 @@ class Customers:
         self._keep_busy()
         async for event in self._client.backend.store.subscribe(START, filter=JOURNALS):
             self.events += 1
+            self.on_event()
             self._see(event)
             self._bell.ring()
 
@@ -209,6 +211,14 @@ class Customers:
     async def _received(self, plan: Plan) -> set[str]:
         events = map(journal.decode, await self._client.journal(plan.instance))
         return {event.payload for event in events if isinstance(event, e.SignalReceived)}
+
+    def describe_open(self, states: Mapping[str, str]) -> list[str]:
+        """What is not over, how it stands, and what its customer has not done yet."""
+        undone = [plan.id for _, plan in self._errands]
+        return [
+            f"{plan.instance}: {states.get(id, 'not begun')}; {undone.count(id)} errands to run"
+            for id, plan in sorted(self.open.items())
+        ]
 
     # --- what the test waits for
 

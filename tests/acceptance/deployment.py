@@ -15,16 +15,17 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amends import Client, Settings
+from amends.errors import InstanceNotFound
 from amends.testing.rabbitmq import PrivateRabbitMQ
 from tests.acceptance.customers import JOURNALS, OPEN, Customers
-from tests.acceptance.flight import found_in_flight
+from tests.acceptance.flight import found_in_flight, in_flight
 from tests.acceptance.judge import Books, Record, judge, records_of, refused_signals
 from tests.acceptance.ledger import Ledger
 from tests.acceptance.ledger_app import app
@@ -35,6 +36,8 @@ HEARTBEAT_S = 5
 LEDGER = "ledger.db"
 #: For what is to happen within seconds, on a machine that is busy.
 PATIENCE_S = 60.0
+#: So long nothing happens only if nothing ever will. How long all takes is the machine's affair.
+STALLED_S = 120.0
 #: How often what tells nobody of its changes is looked at.
 LOOK_S = 0.2
 
@@ -176,6 +179,33 @@ class Deployment:
                 pytest.fail(f"not so after {PATIENCE_S} s: {what.__name__}")
             await asyncio.sleep(LOOK_S)
 
+    @asynccontextmanager
+    async def while_it_goes_on(self) -> AsyncIterator[None]:
+        """Raises TimeoutError when nothing happens any more."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(STALLED_S) as deadline:
+            self.customers.on_event = lambda: deadline.reschedule(loop.time() + STALLED_S)
+            try:
+                yield
+            finally:
+                self.customers.on_event = lambda: None
+
+    async def describe(self) -> list[str]:
+        """What there is to do, who is there to do it, and what the payments wait for."""
+        broker = self.client.backend.broker
+        called = {call.key for call in self.ledger.calls()}
+        states: dict[str, str] = {}
+        for id, plan in self.customers.open.items():
+            with suppress(InstanceNotFound):
+                state = await self.client.state(plan.instance)
+                states[id] = ", ".join(sorted(in_flight(state, called)))
+        return [
+            *map(str, await broker.depths()),
+            *map(str, await broker.processes()),
+            *(f"{child} lives" for child in self.alive()),
+            *self.customers.describe_open(states),
+        ]
+
     def logged(self, event: str) -> list[dict[str, Any]]:
         """What the engine's processes have logged of this kind."""
         return [entry for entry in self._entries() if entry["event"] == event]
@@ -246,8 +276,8 @@ async def deployed(
     server: PrivateRabbitMQ, prefix: str, folder: Path, seed: int, timeout_s: float,
     *, orchestrators: int = 1, workers: int = 1, open_max: int = OPEN,
 ) -> AsyncIterator[Deployment]:  # fmt: skip
-    """A deployment for at most so long, with so many payments under way, or only what is ordered.
-    At the end it finishes, and is judged.
+    """A deployment, with so many payments under way, or only what is ordered. At the end it
+    finishes, and is judged. Its customers try for so long.
     """
     print(f"AMENDS_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
     settings = Settings(
@@ -267,7 +297,7 @@ async def deployed(
             try:
                 # A server that dies while a queue is declared may leave one that never answers.
                 await made.ask("broker", "setup", APP)
-                async with asyncio.timeout(timeout_s), made.customers:
+                async with made.while_it_goes_on(), made.customers:
                     for _ in range(orchestrators):
                         await made.start_orchestrator()
                     for _ in range(workers):
@@ -275,9 +305,8 @@ async def deployed(
                     yield made
                     await made.finish()
             except TimeoutError:
-                for depth in await client.backend.broker.depths():
-                    print(depth)  # noqa: T201
-                pytest.fail(f"after {timeout_s} s: {sorted(made.customers.open)} are not over")
+                print("\n".join(await made.describe()))  # noqa: T201
+                pytest.fail(f"for {STALLED_S} s nothing has happened, and payments are not over")
             await made.judge()
     finally:
         ledger.close()

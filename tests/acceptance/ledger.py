@@ -12,7 +12,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -50,20 +50,24 @@ class Entry(NamedTuple):
 class Fuse:
     """Kills this process at its n-th call: `before` it books, `amid` that, or right `after`.
 
-    Load does not move these moments, and no process outside could hit them.
+    Load does not move these moments, and no process outside could hit them. A call that comes to
+    nothing burns it too, when it is over: or else the process would live for ever.
     """
 
     def __init__(self, text: str) -> None:
         number, _, self._place = text.partition(" ")
         self._calls_left = int(number or 0)
 
-    def count_call(self) -> None:
+    def next_call(self) -> Callable[[str], None]:
+        """Count a call, which says where it is from then on, however many others are counted."""
         self._calls_left -= 1
-        self.burn("before")
+        is_last = self._calls_left == 0
 
-    def burn(self, place: str) -> None:
-        if self._calls_left == 0 and self._place == place:
-            os.kill(os.getpid(), signal.SIGKILL)
+        def at(place: str) -> None:
+            if is_last and place in (self._place, "after"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return at
 
 
 class Ledger:
@@ -123,11 +127,14 @@ class Ledger:
             self._connection.execute(
                 "INSERT INTO calls VALUES (?, ?, ?)", [key, attempt, time.time()]
             )
-        with self._transaction():
-            self._fuse.count_call()
-            yield
-            self._fuse.burn("amid")
-        self._fuse.burn("after")
+            at = self._fuse.next_call()
+        try:
+            with self._transaction():
+                at("before")
+                yield
+                at("amid")
+        finally:
+            at("after")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
