@@ -4,6 +4,11 @@ PY := .venv/bin/python
 # Named after this folder, so that a checkout copied together with its .venv makes a new one.
 STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 
+# The two clients of the event store cannot share an environment, so its tests run in two.
+KURRENTDB_STAMP := $(subst .venv/,.venv-kurrentdb/,$(STAMP))
+EVENT_STORE_TESTS := tests/contract/test_eventstoredb.py tests/unit/stores/eventstoredb \
+	tests/integration/eventstoredb
+
 # What the checkers look at. A folder that does not exist yet is left out.
 CODE := $(wildcard src examples benchmarks tests scripts)
 
@@ -16,13 +21,18 @@ $(STAMP): pyproject.toml requirements.lock scripts/make-venv
 	@scripts/make-venv
 	@touch $@
 
+$(KURRENTDB_STAMP): pyproject.toml requirements-kurrentdb.lock scripts/make-venv
+	@VENV=.venv-kurrentdb LOCK=requirements-kurrentdb.lock scripts/make-venv dev-kurrentdb
+	@touch $@
+
 demo: $(STAMP) ## Run the payments example; FILE=pain001.xml pays your own file
 	@$(PY) -m examples.payments $(if $(FILE),--file "$(FILE)")
 
-test: $(STAMP) ## Run every test; installs RabbitMQ and PostgreSQL if they are missing
+test: $(STAMP) $(KURRENTDB_STAMP) ## Run every test; installs RabbitMQ and PostgreSQL if they are missing
 	@scripts/install-rabbitmq
 	@scripts/install-postgresql
 	$(PY) -m pytest tests
+	.venv-kurrentdb/bin/python -m pytest $(EVENT_STORE_TESTS)
 
 # One target per check, so that `make --keep-going check` reports everything that is wrong.
 check: format lint types imports house ## Check the format, lint, types, imports, sizes and documents
@@ -63,5 +73,5 @@ lock: ## Resolve the newest versions into requirements.lock
 	scripts/make-lock
 
 clean: ## Remove .venv, caches and build results
-	rm -rf .venv mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	rm -rf .venv .venv-kurrentdb mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,8 @@
 Where the rules come from (EventStore/EventStore, src/EventStore.Core/Services/Transport):
 
 - Grpc/Streams.Append.cs, Grpc/Streams.BatchAppend.cs, Grpc/Streams.Delete.cs, Grpc/Streams.Read.cs.
-- A BatchAppend answers each request; it fails as a whole only where the leader is another node.
+- A BatchAppend answers each request as soon as it can, in any order; it fails as a whole only where
+  the leader is another node.
 - Enumerators/Enumerator.ReadStreamForwards.cs and its siblings: "not found" is a reply, and only for
   a stream without events or a soft-deleted one; a tombstoned stream is an error; a stream whose
   events are all truncated is empty.
@@ -54,15 +55,26 @@ class Streams(protos.streams_grpc.StreamsServicer):  # type: ignore[misc]
     @answering
     async def BatchAppend(self, requests: AsyncIterator[Any], context: Any) -> None:  # noqa: N802
         begun: dict[str, tuple[Any, list[Proposed]]] = {}
-        async for request in requests:
-            reply = await self._batch(begun, request, context)
-            if reply is not None:
-                await context.write(reply)
+        try:
+            async with asyncio.TaskGroup() as answering:
+                async for request in requests:
+                    ready = self._batch(begun, request, context)
+                    if ready is not None:
+                        answering.create_task(self._reply(ready, context))
+        except ExceptionGroup as errors:
+            refusals, others = errors.split(replies.RpcError)
+            if refusals is None or others is not None:
+                raise
+            raise refusals.exceptions[0] from None
 
-    async def _batch(
+    async def _reply(self, ready: Any, context: Any) -> None:
+        reply = await self._end_batch(*ready) if isinstance(ready, tuple) else ready
+        await context.write(reply)
+
+    def _batch(
         self, begun: dict[str, tuple[Any, list[Proposed]]], request: Any, context: Any
     ) -> Any:
-        """The reply to one request, if it ends an append."""
+        """The reply to one request; or, if it ends an append, that append; or None."""
         id = str(replies.decode_uuid(request.correlation_id))
         if request.HasField("options"):
             stream = stream_of(request.options)
@@ -85,8 +97,7 @@ class Streams(protos.streams_grpc.StreamsServicer):  # type: ignore[misc]
             return replies.batch_too_large(first, self.node.max_append_bytes)
         if not request.is_final:
             return None
-        del begun[id]
-        return await self._end_batch(first, events)
+        return begun.pop(id)
 
     async def _end_batch(self, request: Any, events: list[Proposed]) -> Any:
         options = request.options
