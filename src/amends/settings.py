@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     projections_lease_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
     """After how many seconds another process may take over the projections of one that died."""
 
+    rebuild_projections: bool = False
+    """Whether whoever runs projections rebuilds those whose version has grown; false leaves that to
+    `amends projections rebuild`.
+    """
+
     run_projections: bool = True
     """Whether an engine runs the projections of its application; false leaves them to
     `amends projector`.

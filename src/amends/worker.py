@@ -146,7 +146,7 @@ class Engine:
         await self._backend.broker.declare(queues)
         projector = None
         if self._projections is not None:
-            projector = await self._projections.projector(self._settings.projections_lease_s)
+            projector = await self._projections.projector()
         self._collector.__enter__()
         if self._orchestrator is not None:
             self._orchestrating = [asyncio.create_task(self._orchestrator.run())]

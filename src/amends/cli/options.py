@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import getpass
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
 from pydantic_core import from_json
 
-from amends.domain.ids import InstanceId, check_name
+from amends.domain.ids import InstanceId, Position, check_name
 from amends.errors import UsageError
 
 AppName = Annotated[str, typer.Argument(metavar="APP", help="The application: module:attribute.")]
@@ -58,6 +58,19 @@ def parse_age(text: str) -> timedelta:
     if match is None:
         raise typer.BadParameter(f"{text!r} is no span of time; write 90s, 30m, 1h, 2d or 1w")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def parse_when(text: str) -> datetime | Position:
+    """A moment, in UTC unless it says otherwise, or a position in the log. Raises BadParameter."""
+    if text.isdecimal() and len(text) < 20:
+        return Position(int(text))
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is neither a moment nor a position; write 2026-03-01T12:00Z, or 12345"
+        ) from None
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 
 
 def parse_json(text: str, what: str) -> Any:

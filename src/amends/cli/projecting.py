@@ -16,6 +16,7 @@ from amends.cli.exits import Exit, Stop
 from amends.cli.opening import looking, run
 from amends.cli.options import Db, Json, Who, who_or_login
 from amends.cli.output import clean, emit, note, show
+from amends.cli.rebuilding import as_of, rebuild
 from amends.cli.render import span, stamp, table
 from amends.client import Client
 from amends.domain.clock import Clock
@@ -112,6 +113,10 @@ async def _decide(decide: Decide, name: str, who: str, why: str, db: str | None)
         database: Database = client.projections.database
         clock: Clock = client.backend.clock
         return await decide(database, clock, name, who=who, why=why)
+
+
+router.command()(rebuild)
+router.command("as-of")(as_of)
 
 
 # --- showing

@@ -65,7 +65,7 @@ async def serve_projections(app: App, settings: Settings, *, announce: Callable[
         open_backend(settings, engine=False, connect=False) as backend,
         Client(app, backend, settings) as client,
     ):
-        projector = await client.projections.projector(settings.projections_lease_s)
+        projector = await client.projections.projector()
         with _stop_signals() as stopping:
             announce()
             await _until_stopped(projector.run(), stopping)

@@ -17,7 +17,6 @@ from amends.projections.database import Database
 from amends.projections.definition import Projection
 from amends.projections.lease import Lease
 from amends.projections.log import BATCH, Batch, read_batch
-from amends.projections.reading import stopped_text
 from amends.projections.records import Record, Target
 from amends.stores.port import EventStore
 
@@ -36,6 +35,7 @@ async def build(
     database: Database,
     *,
     until: Until = None,
+    progress: Progress | None = None,
     clock: Clock | None = None,
 ) -> Record:
     """Build a projection aside, in a database that does not have it: as of the log's present end,
@@ -65,7 +65,8 @@ async def build(
     record, token = await database.run(begin)
     lease = Lease(database, clock, record.name, Target.LIVE, token, LEASE_S)
     applier = Applier(projection, record, database)
-    await advance(applier, lease, store, until=await store.end() if until is None else until)
+    last = await store.end() if until is None else until
+    await advance(applier, lease, store, until=last, progress=progress)
     record = await lease.renewed()
     await lease.release()
     return record
@@ -93,7 +94,7 @@ async def advance(
             return
         fault = await lease.apply(applier, batch, skipping)
         if fault is not None:
-            raise ProjectionStopped(stopped_text(record._replace(fault=fault)))
+            raise ProjectionStopped(record._replace(fault=fault).stopped_text)
         at = batch.end
         if progress is not None:
             progress(len(batch.events), at)

@@ -37,15 +37,27 @@ class Projector:
         clock: Clock,
         *,
         lease_s: float = LEASE_S,
+        rebuilds: bool = False,
     ) -> None:
-        """`lease_s`: after how many seconds others may take over from a process that died."""
+        """`lease_s`: after how many seconds others may take over from a process that died.
+        `rebuilds`: whether a projection whose version has grown is rebuilt, or waits for that.
+        """
         self._projections = tuple(projections)
         self._database = database
         self._clock = clock
         self._watch = LogWatch(store, clock)
         owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._runners = [
-            Runner(projection, store, database, clock, self._watch, owner=owner, lease_s=lease_s)
+            Runner(
+                projection,
+                store,
+                database,
+                clock,
+                self._watch,
+                owner=owner,
+                lease_s=lease_s,
+                rebuilds=rebuilds,
+            )
             for projection in self._projections
         ]
 

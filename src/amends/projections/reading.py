@@ -25,8 +25,18 @@ if TYPE_CHECKING:  # SQLAlchemy is imported when there is something to do
 LOOK_S: Final = 0.5
 
 
-class Addressed(Protocol):
-    """Settings that say where projections are."""
+class ProjectionSettings(Protocol):
+    """Of the settings, what is about projections."""
+
+    @property
+    def projections_lease_s(self) -> float:
+        """After how many seconds others may take over from a process that died."""
+        ...
+
+    @property
+    def rebuild_projections(self) -> bool:
+        """Whether a projection whose version has grown is rebuilt, or waits for that."""
+        ...
 
     @property
     def projections_address(self) -> str:
@@ -40,7 +50,7 @@ class Projections:
     def __init__(
         self,
         known: Mapping[str, Projection],
-        settings: Addressed,
+        settings: ProjectionSettings,
         store: EventStore,
         clock: Clock,
     ) -> None:
@@ -85,17 +95,22 @@ class Projections:
                 waited_for -= {r.name for r in records if r.target == "live" and _is_at(r, end)}
                 for record in records:
                     if record.name in waited_for and record.fault is not None:
-                        raise ProjectionStopped(stopped_text(record))
+                        raise ProjectionStopped(record.stopped_text)
                 if waited_for:
                     due = self._clock.now() + timedelta(seconds=LOOK_S)
                     await self.database.changed.wait_until(self._clock, due)
 
-    async def projector(self, lease_s: float) -> Projector:
+    async def projector(self) -> Projector:
         """What runs them; their tables are made if need be. Raises ProjectionMismatch."""
         from amends.projections.projector import Projector  # noqa: PLC0415
 
         projector = Projector(
-            self._known.values(), self._store, self.database, self._clock, lease_s=lease_s
+            self._known.values(),
+            self._store,
+            self.database,
+            self._clock,
+            lease_s=self._settings.projections_lease_s,
+            rebuilds=self._settings.rebuild_projections,
         )
         await projector.check()
         return projector
@@ -108,15 +123,3 @@ class Projections:
 
 def _is_at(record: Record, end: Position) -> bool:
     return record.position >= end
-
-
-def stopped_text(record: Record) -> str:
-    """What to tell of a projection that stopped."""
-    fault = record.fault
-    assert fault is not None
-    return (
-        f"projection {record.name!r} stopped at position {fault.position} ({fault.type} in "
-        f"{fault.stream}): {fault.error}. All before it is in its tables, nothing after. Correct its "
-        f"code, then: amends projections resume {record.name}; or pass over the event: "
-        f"amends projections skip {record.name}"
-    )

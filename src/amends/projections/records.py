@@ -119,6 +119,18 @@ class Record(NamedTuple):
         """Whether it waits for a person."""
         return self.state is RunState.STOPPED
 
+    @property
+    def stopped_text(self) -> str:
+        """What to tell of a projection that has a fault."""
+        fault = self.fault
+        assert fault is not None
+        return (
+            f"projection {self.name!r} stopped at position {fault.position} ({fault.type} in "
+            f"{fault.stream}): {fault.error}. All before it is in its tables, nothing after. "
+            f"Correct its code, then: amends projections resume {self.name}; or pass over the "
+            f"event: amends projections skip {self.name}"
+        )
+
 
 def _record(row: RowMapping) -> Record:
     values = dict(row)
@@ -171,6 +183,22 @@ def fresh(name: str, target: Target, *, version: int, shape: str, build: int,
         name, target, version, shape, build, tables, START, 0, None, now, RunState.RUNNING, None,
         None, 0, None,
     )  # fmt: skip
+
+
+def replace(
+    connection: Connection, shadow: Record, token: int, *, tables: tuple[str, ...], now: datetime
+) -> None:
+    """Make the shadow's record that of the live tables, whose lease is ours. Raises LeaseLost."""
+    values = _values(shadow._replace(tables=tables, state=RunState.RUNNING, fault=None))
+    for own in ("name", "target", "token", "owner", "leased_until"):
+        del values[own]
+    _change(connection, shadow.name, Target.LIVE, token, **(values | {"updated": now}))
+    delete(connection, shadow)
+
+
+def delete(connection: Connection, record: Record) -> None:
+    """Take a record away."""
+    connection.execute(projections.delete().where(_is(record.name, record.target)))
 
 
 # --- the lease

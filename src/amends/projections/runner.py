@@ -17,6 +17,7 @@ from amends.projections.database import Database
 from amends.projections.definition import Projection
 from amends.projections.lease import Lease
 from amends.projections.log import BATCH, LogWatch, read_batch
+from amends.projections.rebuild import Rebuild
 from amends.projections.records import Record, Target
 from amends.stores.port import EventStore
 from amends.telemetry import Log
@@ -40,6 +41,7 @@ class Runner:
         *,
         owner: str,
         lease_s: float,
+        rebuilds: bool = False,
     ) -> None:
         self._projection = projection
         self._name = projection.name
@@ -49,6 +51,7 @@ class Runner:
         self._watch = watch
         self._owner = owner
         self._lease_s = lease_s
+        self._rebuilds = rebuilds
         self._failures = 0
 
     async def run(self) -> None:
@@ -71,7 +74,10 @@ class Runner:
         """Wait until the projection is ours, and at the version of our code."""
         said = None
         while True:
-            token, why = await self._database.run(self._try_lease)
+            token, why, is_old = await self._database.run(self._try_lease)
+            if is_old and self._rebuilds:
+                await self._rebuild(why)
+                continue
             if token is not None:
                 log.info("projection_runs", projection=self._name)
                 return Lease(
@@ -82,16 +88,23 @@ class Runner:
                 log.info("projection_waits", projection=self._name, reason=why)
             await self._pause(self._lease_s / 3)
 
-    def _try_lease(self, connection: Connection) -> tuple[int | None, str]:
+    def _try_lease(self, connection: Connection) -> tuple[int | None, str, bool]:
         now = self._clock.now()
         record = prepare(connection, self._projection, self._database, now)
         if record.version != self._projection.version:
-            return None, other_version(self._projection, record)
+            is_old = record.version < self._projection.version
+            return None, other_version(self._projection, record), is_old
         token = records.take_lease(
             connection, self._name, Target.LIVE,
             owner=self._owner, now=now, lease_s=self._lease_s,
         )  # fmt: skip
-        return token, f"{record.owner} runs it"
+        return token, f"{record.owner} runs it", False
+
+    async def _rebuild(self, why: str) -> None:
+        log.info("projection_rebuilds", projection=self._name, reason=why)
+        rebuild = Rebuild(self._projection, self._store, self._database, self._clock, why=why)
+        rebuilt = await rebuild.run(allow=None)
+        log.info("projection_rebuilt", projection=self._name, events=rebuilt.events)
 
     async def _hold(self, lease: Lease) -> None:
         """Follow the log whenever nothing is in the way. Raises LeaseLost and the like."""

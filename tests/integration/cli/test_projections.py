@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,3 +97,41 @@ def test_a_projector_needs_projections(amends: Amends) -> None:
     ran = amends("projector", "tests.integration.cli.transfer_app:app")
     assert ran.code == 2
     assert "no projections" in ran.err
+
+
+# --- rebuilding
+
+APP = "tests.integration.cli.projecting_app:app"
+
+
+def test_one_is_rebuilt_and_compared(amends: Amends) -> None:
+    assert amends("projections", "rebuild", "counts", "--app", APP).code == 3
+    amends.engine(one_more, app=projecting_app.app)
+    ran = amends.ok("projections", "rebuild", "counts", "--app", APP)
+    assert "counts is rebuilt: version 1, 1 events" in ran.err
+    with sqlite3.connect("amends-projections.db") as connection:
+        connection.execute("UPDATE counted SET n = 5")
+    connection.close()
+    refused = amends("projections", "rebuild", "counts", "--app", APP)
+    assert refused.code == 1
+    assert "--allow 1 swaps it" in refused.err
+    assert '"n":5' in refused.out
+    dry = amends.ok("projections", "rebuild", "counts", "--app", APP, "--dry-run", "--json").json
+    assert (dry[0]["swapped"], dry[0]["tables"][0]["changed"]) == (False, 1)
+    done = amends.ok("projections", "rebuild", "counts", "--app", APP, "--allow", "1", "--json")
+    assert done.json[0]["swapped"]
+    assert "no projection 'count'" in amends("projections", "rebuild", "count", "--app", APP).err
+
+
+def test_one_is_built_as_of_a_moment(amends: Amends) -> None:
+    amends.engine(one_more, app=projecting_app.app)
+    amends.engine(one_more, app=projecting_app.app)
+    start = ("projections", "as-of", "counts", "--app", APP)
+    for number, (at, rows) in enumerate([("0", 1), ("2001-01-01", 0), ("2999-01-01T00:00Z", 2)]):
+        ran = amends.ok(*start, "--at", at, "--into", f"then{number}.db", "--json")
+        assert ran.json[0]["events"] == rows
+        with sqlite3.connect(f"then{number}.db") as connection:
+            assert connection.execute("SELECT count(*) FROM counted").fetchone() == (rows,)
+        connection.close()
+    assert amends(*start, "--at", "0", "--into", "then0.db").code == 2
+    assert "neither a moment" in amends(*start, "--at", "noon", "--into", "x.db").err

@@ -48,11 +48,15 @@ def store(clock: VirtualClock) -> MemoryStore:
 
 @asynccontextmanager
 async def running(
-    store: MemoryStore, database: Database, clock: VirtualClock, *projections: Projection
+    store: MemoryStore,
+    database: Database,
+    clock: VirtualClock,
+    *projections: Projection,
+    rebuilds: bool = False,
 ) -> AsyncIterator[Projections]:
     """The projections run meanwhile; given is what reads them."""
     known = {projection.name: projection for projection in projections}
-    projector = Projector(projections, store, database, clock)
+    projector = Projector(projections, store, database, clock, rebuilds=rebuilds)
     await projector.check()
     task = asyncio.create_task(projector.run())
     reader = Projections(known, Settings(), store, clock)
