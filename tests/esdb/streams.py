@@ -55,21 +55,24 @@ class Streams(protos.streams_grpc.StreamsServicer):  # type: ignore[misc]
     @answering
     async def BatchAppend(self, requests: AsyncIterator[Any], context: Any) -> None:  # noqa: N802
         begun: dict[str, tuple[Any, list[Proposed]]] = {}
+        writing = asyncio.Lock()
+
+        async def reply_to(ready: Any) -> None:
+            reply = await self._end_batch(*ready) if isinstance(ready, tuple) else ready
+            async with writing:
+                await context.write(reply)
+
         try:
             async with asyncio.TaskGroup() as answering:
                 async for request in requests:
                     ready = self._batch(begun, request, context)
                     if ready is not None:
-                        answering.create_task(self._reply(ready, context))
+                        answering.create_task(reply_to(ready))
         except ExceptionGroup as errors:
             refusals, others = errors.split(replies.RpcError)
             if refusals is None or others is not None:
                 raise
             raise refusals.exceptions[0] from None
-
-    async def _reply(self, ready: Any, context: Any) -> None:
-        reply = await self._end_batch(*ready) if isinstance(ready, tuple) else ready
-        await context.write(reply)
 
     def _batch(
         self, begun: dict[str, tuple[Any, list[Proposed]]], request: Any, context: Any
