@@ -281,6 +281,21 @@ class LeaseLost(ProjectionError):
     """Another runner has taken the projection over; nothing was written."""
 
 
+# --- the audit trail ---------------------------------------------------------------------------
+
+
+class AuditError(AmendsError):
+    """What the audit trail cannot do or show; nothing was changed."""
+
+
+class InvalidBundle(AuditError):
+    """A file that is no bundle for auditors, or a damaged one. Nothing of it was believed."""
+
+
+class KeyUnusable(UsageError):
+    """A key file that is missing, unreadable, encrypted, or of another kind."""
+
+
 # --- instances ---------------------------------------------------------------------------------
 
 
