@@ -113,12 +113,16 @@ class Books:
 
 
 async def refused_signals(broker: Broker) -> set[str]:
-    """Those that came too late. Nothing else was put aside."""
+    """Those that came too late. Nothing else was put aside, but for decisions about a step that came
+    after a copy of its command had gone through.
+    """
     found = set()
     for letter in await broker.dead_letters(limit=10**6):
         message = m.decode_message(letter.message.type, letter.message.body)
-        assert isinstance(message, m.DeliverSignal), letter
-        found.add(message.payload)
+        assert isinstance(message, m.DeliverSignal | m.ResolveStep), letter
+        assert letter.reason == "refused", letter
+        if isinstance(message, m.DeliverSignal):
+            found.add(message.payload)
     return found
 
 
