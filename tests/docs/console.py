@@ -3,9 +3,11 @@
     $ amends list
     ...running...
 
-`...` in the expected output stands for anything. A command that ends in `&` is started in the
-background, must print what is expected, and is told to stop (SIGTERM) when the document ends.
-`make` is not run here: the tests that read the documents are run by it.
+`...` in the expected output stands for anything; where nothing is shown, the command must succeed. One
+that ends in `&` is started in the background, must print what is expected, and is told to stop
+(SIGTERM) when the document ends, or by `kill %1` for the first of them. What `export` sets holds to
+the end of the document, in its Python too. `make` is not run here: the tests that read the documents
+are run by it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Console:
 
     def __init__(self) -> None:
         self._background: list[subprocess.Popen[bytes]] = []
+        self._environment = dict(os.environ)
 
     def run_block(self, text: str) -> None:
         for command, expected in commands_of(text):
@@ -34,28 +37,42 @@ class Console:
                 continue
             if command.endswith("&"):
                 self._start(command.removesuffix("&").strip(), expected)
+            elif command.startswith("export "):
+                name, _, value = command.removeprefix("export ").partition("=")
+                os.environ[name] = value
+            elif re.fullmatch(r"kill( %\d+)+", command):
+                self._stop([self._background[int(number) - 1] for number in command.split("%")[1:]])
             else:
                 self._run(command, expected)
 
     def close(self) -> None:
+        # Those that do not run any more, the document itself has ended.
+        self._stop([process for process in self._background if process.poll() is None])
         for process in self._background:
-            if process.poll() is None:  # else the document itself has killed it
-                process.terminate()
-                assert process.wait(timeout=WAIT_S) == 0, "a background command did not end well"
             assert process.stdout is not None
             process.stdout.close()
         self._background.clear()
+        os.environ.clear()
+        os.environ.update(self._environment)
+
+    def _stop(self, processes: list[subprocess.Popen[bytes]]) -> None:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            assert process.wait(timeout=WAIT_S) == 0, "a background command did not end well"
 
     def _run(self, command: str, expected: str) -> None:
         done = subprocess.run(
             ["bash", "-c", command],
             env=environment(),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=WAIT_S,
             check=False,
         )
         printed = (done.stdout + done.stderr).decode()
         assert fits(expected, printed), f"$ {command}\nwanted:\n{expected}\nprinted:\n{printed}"
+        assert expected or not done.returncode, f"$ {command}\nfailed, and printed:\n{printed}"
 
     def _start(self, command: str, expected: str) -> None:
         process = subprocess.Popen(

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from amends.testing.rabbitmq import RabbitMQMissing, find_server
-from benchmarks import run, search
+from benchmarks import rabbitmq_timers, run, search
 
 SPEED: Final = {"n", "inflight", "per_s", "p50_ms", "p99_ms", "cpu_s_per_1000", "others_cpus"}
 RECOVERY: Final = {"n", "inflight", "recovered_s", "steps_twice", "steps_running", "killed_after_s"}
@@ -87,12 +87,29 @@ def test_a_workload_gives_its_figures(bench: Bench, key: str) -> None:
         assert sum(count for _, count in row.get("histogram", [])) in (0, row["n"])
 
 
-@pytest.mark.parametrize("key", SPREAD)
-def test_a_workload_on_rabbitmq_gives_its_figures(bench: Bench, key: str) -> None:
+@pytest.fixture
+def rabbitmq_program() -> Path:
+    """The server that can be started here."""
     try:
-        find_server()
+        return find_server()
     except RabbitMQMissing as missing:
         pytest.skip(str(missing))
+
+
+@pytest.mark.usefixtures("rabbitmq_program")
+def test_what_timers_cost_rabbitmq(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(rabbitmq_timers, "SETTLING_S", 0)
+    rabbitmq_timers.main(["500"])
+    row = json.loads(capsys.readouterr().out)
+    assert row["n"] == 500
+    assert row["disk_bytes_per_timer"] > 100
+
+
+@pytest.mark.usefixtures("rabbitmq_program")
+@pytest.mark.parametrize("key", SPREAD)
+def test_a_workload_on_rabbitmq_gives_its_figures(bench: Bench, key: str) -> None:
     (row,) = bench(key)
     assert row.keys() >= SPREAD[key] | {"workers"}
     assert row["cpu_s_per_1000"] == pytest.approx(sum(row[part] for part in COSTS), rel=0.01)

@@ -42,6 +42,9 @@ def configure_logs(level: LogLevel) -> None:
         )
     )
     logging.basicConfig(level=number, handlers=[handler], force=True)
+    if number > logging.DEBUG:
+        # What RabbitMQ's client library says of connections, Amends says too, and what it means.
+        logging.getLogger("aiormq").setLevel(logging.CRITICAL)
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):

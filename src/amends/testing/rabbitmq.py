@@ -259,13 +259,12 @@ class PrivateRabbitMQ:
         Raises:
             RabbitMQError: It failed, or took longer than `timeout` seconds.
         """
-        assert self._process is not None, "rabbitmqctl works on what was started"
-        folder = self._process.folder
+        command, environment = self.ctl_command()
         try:
             done = subprocess.run(
-                [self._server.with_name("rabbitmqctl"), "--node", self._identity.node, *arguments],
-                env=self._identity.environment(folder),
-                cwd=folder,
+                [*command, *arguments],
+                env=environment,
+                cwd=environment["HOME"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -278,6 +277,12 @@ class PrivateRabbitMQ:
             said = f"{error.stdout}{error.stderr}"
             raise RabbitMQError(f"rabbitmqctl {arguments} failed: {said}") from error
         return done.stdout
+
+    def ctl_command(self) -> tuple[list[str], dict[str, str]]:
+        """How to run `rabbitmqctl` on it: the command, and the environment that it needs."""
+        assert self._process is not None, "rabbitmqctl works on what was started"
+        command = [str(self._server.with_name("rabbitmqctl")), "--node", self._identity.node]
+        return command, self._identity.environment(self._process.folder)
 
     def cpu_seconds(self) -> float:
         """The processor time that the server took since it was started last, in seconds.
