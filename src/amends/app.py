@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from amends.activities.definition import Activity
 from amends.backend import open_backend
 from amends.broker.topology import all_queues
 from amends.client import Client
+from amends.domain.aggregate import Aggregate
 from amends.domain.clock import Clock
+from amends.domain.codec import EventRegistry
 from amends.domain.events import StepKind
 from amends.errors import DefinitionError, NotRegistered, UsageError
 from amends.sagas.definition import Saga
@@ -20,6 +22,8 @@ from amends.settings import Settings
 from amends.worker import Engine, Worker
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from amends.projections.definition import Projection
 
 
@@ -27,11 +31,12 @@ class App:
     """The sagas, activities and projections that belong together.
 
     `activities` brings their undos and probes along. `concurrency` bounds the attempts that run
-    at once for an activity queue.
+    at once for an activity queue. `events` are domain events, or aggregates with theirs, which
+    `amends schema` cannot find in the source of sagas and activities; nothing else needs them.
 
     Raises DefinitionError for two of one name, a saga or activity whose types cannot be written
     as JSON, an undo that does not fit what it undoes, a bound for a queue that no activity
-    uses, and projections with one table.
+    uses, projections with one table, and `events` that are none.
     """
 
     def __init__(
@@ -41,6 +46,7 @@ class App:
         activities: Iterable[Activity[Any, Any]] = (),
         concurrency: Mapping[str, int] | None = None,
         projections: Iterable[Projection] = (),
+        events: Iterable[type[BaseModel] | type[Aggregate]] = (),
     ) -> None:
         self.sagas: dict[str, Saga[Any, Any]] = {}
         self.activities: dict[str, Activity[Any, Any]] = {}
@@ -59,6 +65,13 @@ class App:
                 raise DefinitionError(f"concurrency for queue {queue!r}, which no activity uses")
             if bound < 1:
                 raise DefinitionError(f"concurrency of queue {queue!r} must be at least 1")
+        self.events = tuple(events)
+        given_events: tuple[Any, ...] = self.events
+        for cls in given_events:
+            if not isinstance(cls, type):
+                raise DefinitionError(f"{cls!r} is no event: name a class, or an aggregate's")
+            if not issubclass(cls, Aggregate):
+                EventRegistry((cast(Any, cls),))  # which says what is wrong with it
         self.projections: dict[str, Projection] = {}
         if given := tuple(projections):
             # Imported here: it brings SQLAlchemy with it.

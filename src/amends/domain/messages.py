@@ -156,23 +156,21 @@ def check_size(body: bytes) -> None:
         )
 
 
-_BY_NAME: Final[dict[str, type[EngineMessage]]] = {
-    cls.__name__: cls
-    for cls in (
-        RunStep,
-        StartSaga,
-        ReportCompleted,
-        ReportFailed,
-        RetryStep,
-        ExpireStep,
-        FireTimer,
-        DeliverSignal,
-        CancelSaga,
-        TerminateSaga,
-        ResolveStep,
-        WakeSaga,
-    )
-}
+ENGINE_MESSAGES: Final[tuple[type[EngineMessage], ...]] = (
+    RunStep,
+    StartSaga,
+    ReportCompleted,
+    ReportFailed,
+    RetryStep,
+    ExpireStep,
+    FireTimer,
+    DeliverSignal,
+    CancelSaga,
+    TerminateSaga,
+    ResolveStep,
+    WakeSaga,
+)
+_BY_NAME: Final = {cls.__name__: cls for cls in ENGINE_MESSAGES}
 
 
 def encode_message(message: EngineMessage) -> bytes:

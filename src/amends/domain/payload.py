@@ -35,8 +35,9 @@ class Payload(Generic[T]):
         """Prepare a type. Raises DefinitionError when pydantic cannot handle it."""
         self._name = tp.__qualname__ if isinstance(tp, type) else str(tp)
         self._bytes_max = bytes_max
-        self._adapter: TypeAdapter[T] = _adapter(tp, self._name)
-        self._json = JsonType.of(self._adapter)
+        self.adapter: TypeAdapter[T] = _adapter(tp, self._name)
+        """The type as pydantic sees it."""
+        self._json = JsonType.of(self.adapter)
 
     def __repr__(self) -> str:
         return f"Payload({self._name})"
@@ -78,7 +79,7 @@ class Payload(Generic[T]):
     def json_schema(self) -> dict[str, Any]:
         """The JSON Schema of what `from_json_value` takes. Raises DefinitionError if it has none."""
         try:
-            return self._adapter.json_schema()
+            return self.adapter.json_schema()
         except PydanticUserError as error:
             raise DefinitionError(f"{self._name} has no JSON Schema: {error.message}") from None
 

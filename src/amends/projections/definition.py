@@ -147,6 +147,11 @@ class Projection:
             return EventFilter(self.streams)
         return EventFilter(self.streams, tuple(sorted({*handlers.journals, *handlers.others})))
 
+    @property
+    def event_classes(self) -> list[type[BaseModel]]:
+        """The domain events that it knows, whether it handles them or not."""
+        return [registry.class_of(type) for type, registry in self._by_type.items()]
+
     def decode(self, record: RecordedEvent) -> BaseModel:
         """The event of a record. Raises DecodeError."""
         registry = self._by_type.get(record.type)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from types import CodeType
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from pydantic import BaseModel
 
 from amends.domain.codec import EncodedEvent, EventRegistry, event_name
 from amends.domain.ids import check_name
+from amends.domain.named import named_by
 from amends.domain.payload import Payload
 from amends.domain.signature import Signature, read_signature
 from amends.errors import DefinitionError
@@ -93,7 +93,8 @@ class Saga(Generic[I, R]):
         """
         _ = self.input, self.result
         check_source(self.fn)
-        self.signals = {signal.name: signal for signal in _signals_of(self.fn)}
+        signals = (named for named in named_by(self.fn) if isinstance(named, Signal))
+        self.signals = {signal.name: signal for signal in signals}
 
     def encode_event(self, event: BaseModel) -> EncodedEvent:
         """A domain event that the saga emits. Raises DefinitionError, InvalidPayload."""
@@ -111,18 +112,6 @@ class Saga(Generic[I, R]):
         if len(self._parameters) == 1:
             return cast(Any, self.fn)(ctx)  # type: ignore[no-any-return]
         return self.fn(ctx, self.input.from_json_value(input))
-
-
-def _signals_of(fn: Callable[..., Any]) -> Iterator[Signal[Any]]:
-    """The signals among the globals and the enclosing variables that a function names itself."""
-    known = {**fn.__globals__, **inspect.getclosurevars(fn).nonlocals}
-    codes = [fn.__code__]
-    while codes:
-        code = codes.pop()
-        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
-        for name in (*code.co_names, *code.co_freevars):
-            if isinstance(known.get(name), Signal):
-                yield known[name]
 
 
 class _SagaDecorator:
