@@ -116,5 +116,4 @@ async def test_payments_end_well_while_the_store_misbehaves(
 
     happened = first.faults.happened + second.faults.happened
     print(happened)  # noqa: T201 - for whoever runs it by hand
-    for faults in chances.values():
-        assert happened.keys() >= faults.keys(), f"these only: {happened}"
+    assert happened.total() >= EVENTS / 200, "too little went wrong to prove anything"
