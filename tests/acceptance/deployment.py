@@ -274,14 +274,15 @@ def purge(server: PrivateRabbitMQ, prefix: str) -> int:
 @asynccontextmanager
 async def deployed(
     server: PrivateRabbitMQ, prefix: str, folder: Path, seed: int, timeout_s: float,
-    *, orchestrators: int = 1, workers: int = 1, open_max: int = OPEN,
+    *, orchestrators: int = 1, workers: int = 1, open_max: int = OPEN, store: str | None = None,
 ) -> AsyncIterator[Deployment]:  # fmt: skip
-    """A deployment, with so many payments under way, or only what is ordered. At the end it
-    finishes, and is judged. Its customers try for so long.
+    """A deployment, with so many payments under way, or only what is ordered, on a `store` or by
+    default on a file of its own. At the end it finishes, and is judged. Its customers try for so
+    long.
     """
     print(f"AMENDS_SEED={seed}")  # noqa: T201 - pytest shows it when the test fails
     settings = Settings(
-        store=f"sqlite:///{folder / 'engine.db'}",
+        store=store or f"sqlite:///{folder / 'engine.db'}",
         broker=f"{server.url}?heartbeat={HEARTBEAT_S}",
         broker_prefix=prefix,
         # A customer does not give up.

@@ -23,7 +23,12 @@ from tests.esdb.log import Log, Proposed
 from tests.esdb.node import Cluster, Node
 from tests.esdb.streams import Streams
 
-OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Unlike the server's, the gRPC library here takes a client's keepalive for an attack.
+    ("grpc.http2.max_ping_strikes", 0),
+]
 
 
 class Tls(NamedTuple):
