@@ -107,6 +107,22 @@ async def test_what_the_client_library_cannot_read_or_send_is_put_aside_too(
     assert again.message == first.message
 
 
+@pytest.mark.parametrize("queue", [INBOX, COMMANDS])
+async def test_an_id_that_leaves_no_room_for_a_number_is_cut(
+    site: Site, plain: Plain, queue: str
+) -> None:
+    """Otherwise it could not be put aside, and whoever tried would end."""
+    broker = await site.open(queue)
+    await plain.publish(queue, b"{}", message_id="é" * 127)
+    [first] = await put_aside(broker, queue)
+    [letter] = await broker.dead_letters()
+    assert letter.message == first.message
+    assert letter.message.key == "é" * 100
+    assert await broker.redrive([letter.message.id]) == 1
+    [again] = await take(broker, queue, 1)
+    assert again.message == first.message
+
+
 async def test_headers_that_do_not_fit_are_dropped_and_that_is_said(
     site: Site, plain: Plain
 ) -> None:

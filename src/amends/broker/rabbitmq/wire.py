@@ -34,6 +34,8 @@ PARCEL_MESSAGES_MAX: Final = 64
 PARCEL_BYTES_MAX: Final = 256 * 1024
 #: The AMQP type of a parcel.
 PARCEL: Final = "Parcel"
+#: Of a message id: AMQP has room for 255, and a number is to stand behind it.
+ID_BYTES_MAX: Final = 200
 
 APP_ID: Final = "amends"
 KEY: Final = "key"
@@ -212,8 +214,11 @@ def _checked(
 
 
 def message_id_of(properties: Properties) -> str:
-    """The message's own id: on the wire, a number behind "#" tells copies apart."""
-    return (properties.message_id or "").partition("#")[0]
+    """The message's own id: on the wire, a number behind "#" tells copies apart. One that is
+    too long for that, which is none of ours, is cut.
+    """
+    id = (properties.message_id or "").partition("#")[0]
+    return id.encode()[:ID_BYTES_MAX].decode(errors="ignore")
 
 
 def _foreign(queue: str, properties: Properties, body: bytes) -> Message:
