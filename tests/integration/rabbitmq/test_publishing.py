@@ -108,6 +108,21 @@ async def test_a_queue_that_was_deleted_is_there_again(site: Site, plain: Plain)
         assert set(await all_of(broker, queue, mine)) == set(mine)
 
 
+async def test_whoever_publishes_while_queues_are_made_again_is_served_too(
+    site: Site, plain: Plain
+) -> None:
+    """And is not told that they were never declared."""
+    broker = await site.open(*QUEUES)
+    for queue in QUEUES:
+        await plain.delete(queue)
+    first = asyncio.ensure_future(broker.publish([new_message(COMMANDS)]))
+    publishing = [first]
+    while not first.done():
+        publishing += [asyncio.ensure_future(broker.publish([new_message(q)])) for q in QUEUES]
+        await asyncio.sleep(0.01)
+    await soon(asyncio.gather(*publishing))
+
+
 @pytest.mark.parametrize("exchange", ["", ".delay.04"])
 async def test_an_exchange_that_was_deleted_is_there_again(
     site: Site, plain: Plain, exchange: str

@@ -70,9 +70,11 @@ class Declarations:
                 self.has_delays = True
 
     async def check(self, queues: Iterable[str]) -> None:
-        """Raise UsageError for one that is not there."""
+        """Raise UsageError for one that is not there. One that was declared here may be gone at the
+        moment: whoever publishes there finds out, and has it made again.
+        """
         for queue in queues:
-            if queue in self._known:
+            if queue in self._declared or queue in self._known:
                 continue
             physical = self._names.queue(queue)
             if not await topology.exists(self._connection, topology.Queue(physical, {})):
@@ -101,12 +103,11 @@ class Declarations:
         async with self._repairing:
             if loop.time() - self._repaired_at > VANISHED_S:  # or it was just done, for another one
                 await asyncio.sleep(VANISHED_S)
-                had_delays, self.has_delays = self.has_delays, False
                 self._known = set()
                 declared = sorted(self._declared)
                 await self.restore(declared, await self._missing(declared))
-                if had_delays:
-                    await self.declare_delays()
+                if self.has_delays:
+                    await topology.declare(self._connection, topology.delays(self._names))
                 self._repaired_at = loop.time()
             if queue:
                 await self.check([queue])
@@ -141,4 +142,3 @@ class Declarations:
             parts = topology.base(names, self._partitions) + parts
         await topology.declare(self._connection, parts)
         self.has_base = True
-        self._known.update(queues)
