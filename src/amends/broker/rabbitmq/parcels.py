@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 from amends.broker.port import Message
@@ -25,6 +26,8 @@ IN_FLIGHT_MAX: Final = 2
 
 Send = Callable[[str, Sequence[Message]], Coroutine[Any, Any, None]]
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+#: A message, and the future of its arrival.
+_Put = tuple[Message, asyncio.Future[None]]
 
 
 class Parcels:
@@ -66,37 +69,30 @@ class Parcels:
                 taken = box.take()
                 went += len(taken)
                 box.under_way += 1
-                self._spawn(self._deliver(box, taken))
+                sending = self._spawn(self._send(box.queue, [message for message, _ in taken]))
+                sending.add_done_callback(partial(self._sent, box, taken))
             if not box.waiting:
                 del self._waiting[box]
         if went:
             now = asyncio.get_running_loop().time()
             self._next_at = now + min(went * PAUSE_S, PAUSE_MAX_S)
 
-    async def _deliver(
-        self, box: _Box, taken: Sequence[tuple[Message, asyncio.Future[None]]]
-    ) -> None:
-        try:
-            await self._send(box.queue, [message for message, _ in taken])
-        except BaseException as error:
-            for _, arrived in taken:
-                if arrived.done():
-                    continue
-                if isinstance(error, Exception):
-                    arrived.set_exception(error)
-                    arrived.exception()  # nobody may wait any more
-                else:
-                    arrived.cancel()
-            if not isinstance(error, Exception):
-                raise
-        else:
-            for _, arrived in taken:
-                if not arrived.done():
-                    arrived.set_result(None)
-        finally:
-            box.under_way -= 1
-            if box.waiting and self._packing is None:
-                self._pack()
+    def _sent(self, box: _Box, taken: Sequence[_Put], sending: asyncio.Task[None]) -> None:
+        # Not in the task itself: one that is cancelled before it begins tells nobody anything.
+        error = None if sending.cancelled() else sending.exception()
+        for _, arrived in taken:
+            if arrived.done():
+                continue
+            if sending.cancelled():
+                arrived.cancel()
+            elif error is not None:
+                arrived.set_exception(error)
+                arrived.exception()  # nobody may wait any more
+            else:
+                arrived.set_result(None)
+        box.under_way -= 1
+        if box.waiting and self._packing is None:
+            self._pack()
 
 
 class _Box:
@@ -104,10 +100,10 @@ class _Box:
 
     def __init__(self, queue: str) -> None:
         self.queue = queue
-        self.waiting: deque[tuple[Message, asyncio.Future[None]]] = deque()
+        self.waiting: deque[_Put] = deque()
         self.under_way = 0
 
-    def take(self) -> list[tuple[Message, asyncio.Future[None]]]:
+    def take(self) -> list[_Put]:
         """What fits into one parcel: something always does."""
         taken = [self.waiting.popleft()]
         room = PARCEL_BYTES_MAX - len(taken[0][0].body)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 import pytest
 
@@ -22,10 +23,15 @@ class Carrier:
     """Carries parcels, each until it is told that it has arrived."""
 
     def __init__(self) -> None:
-        self.parcels = Parcels(self._send, asyncio.create_task)
+        self.parcels = Parcels(self._send, self._spawn)
+        self.sending: list[asyncio.Task[None]] = []
         self.sent: list[list[Message]] = []
         self.through: list[str] = []
         self._arriving: list[asyncio.Future[None]] = []
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self.sending.append(asyncio.create_task(work))
+        return self.sending[-1]
 
     async def _send(self, queue: str, messages: Sequence[Message]) -> None:
         self.through.append(queue)
@@ -163,3 +169,22 @@ async def test_nobody_need_wait_for_what_was_put(carrier: Carrier) -> None:
     await carrier.arrives(0)
     assert waited_for.done()
     assert not waited_for.cancelled()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_whoever_waits_for_what_is_given_up_hears_of_it(
+    carrier: Carrier, begun: bool
+) -> None:
+    """Also if it was given up before it began."""
+    (arrived,) = carrier.put(new_message(INBOX))
+    await asyncio.sleep(0)
+    if begun:
+        await carrier.passes()
+    carrier.sending[0].cancel()
+    await carrier.passes()
+    assert bool(carrier.sent) is begun
+    assert arrived.cancelled()
+    (again,) = carrier.put(new_message(INBOX))
+    await asyncio.sleep(PAUSE_MAX_S)
+    await carrier.arrives(-1)
+    assert again.done()
