@@ -67,14 +67,16 @@ class _Memory:
             )
         return self.queues[name]
 
-    def put(self, message: Message, now: datetime) -> None:
+    def put(self, message: Message, now: datetime, *, deliveries: int = 0) -> None:
+        """`deliveries` is how often it was delivered before."""
         queue = self.queue(message.queue)
         if message.due is not None and message.due > now:
-            entry = _Entry(message, since=message.due)
+            entry = _Entry(message, since=message.due, deliveries=deliveries)
             heapq.heappush(queue.delayed, (message.due, next(self.numbers), entry))
             queue.changed.ring()
         else:
-            queue.put(_Entry(message, since=now, place=next(self.numbers)))
+            place = next(self.numbers)
+            queue.put(_Entry(message, since=now, place=place, deliveries=deliveries))
 
     def mature(self, queue: _Queue, now: datetime) -> None:
         """Let in what has become due, earliest first, behind what is there already."""
@@ -276,7 +278,7 @@ class MemoryBroker:
         await asyncio.sleep(0)
         letters = self._take_dead(ids)
         for letter in letters:
-            self._memory.put(letter.message, self._clock.now())
+            self._memory.put(letter.message, self._clock.now(), deliveries=1)
         return len(letters)
 
     async def discard(self, ids: Sequence[UUID]) -> int:

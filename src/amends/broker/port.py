@@ -179,7 +179,11 @@ class Broker(Protocol):
         ...
 
     async def redrive(self, ids: Sequence[UUID]) -> int:
-        """Publish dead letters again into the queue they came from; how many there were."""
+        """Publish dead letters again into the queue they came from; how many there were.
+
+        They were delivered before, and count so: what a letter led to may be on record already, and
+        what should have followed never published.
+        """
         ...
 
     async def discard(self, ids: Sequence[UUID]) -> int:

@@ -141,7 +141,7 @@ def test_each_is_put_aside_with_its_reason_and_people_decide(
     once_more = {letter["id"]: letter for letter in shared.ok("dead", "list", "--json").json}
     for name in back:
         letter = once_more[poisoned[name]["id"]]
-        assert {**letter, "died_at": None} == {**poisoned[name], "died_at": None}
+        assert {**letter, "died_at": None} == {**poisoned[name], "died_at": None, "deliveries": 2}
     ran = shared.ok("dead", "discard", "--all", "--yes", "--json")
     assert ran.json == [{"discarded": left + len(back)}]
     assert "no dead letters" in shared.ok("dead", "list").err

@@ -323,6 +323,24 @@ async def test_a_look_at_an_instance_publishes_again_what_is_outstanding() -> No
         assert await handle.result() == "a1 b1 c1"
 
 
+@pytest.mark.virtual_time
+async def test_a_turn_whose_messages_could_not_be_published_goes_on_when_it_is_redriven() -> None:
+    """Its queue was deleted; then somebody makes it, and brings the letter back."""
+    world = World()
+    it, app = three_steps(world)
+    async with Harness(app) as harness:
+        broker = engine_backend(harness).broker
+        publish = Failing(broker, "publish")
+        publish.before = [UsageError("queue 'commands.main' was never declared")]
+        handle = await harness.client.submit(it, Order(n=1), id="1")
+        await harness.settle()
+        [letter] = await harness.dead_letters()
+        assert (letter.message.type, letter.reason) == ("StartSaga", "engine error")
+        assert await names(harness, handle) == ["SagaStarted", "StepScheduled"]
+        await harness.client.backend.broker.redrive([letter.message.id])
+        assert await handle.result(60) == "a1 b1 c1"
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_copies_of_any_message_at_any_time_change_nothing(seed: int) -> None:
     world = World()

@@ -18,6 +18,7 @@ from amends.broker.port import DeadLetter
 from amends.broker.rabbitmq.delays import target_of
 from amends.broker.rabbitmq.names import Names
 from amends.broker.rabbitmq.wire import (
+    APP_ID,
     DELIVERY_COUNT,
     EARLIER,
     Post,
@@ -80,14 +81,17 @@ def read_letter(raw: DeliveredMessage, names: Names, *, deliveries_max: int) -> 
 
 
 def revived(properties: Properties) -> Properties:
-    """As it was before it died; its deliveries are counted anew."""
+    """As it was before it died. Its deliveries are counted anew, but for one: see `Broker.redrive`."""
     alive = copy(properties)
-    alive.headers = {
+    headers = {
         name: value
         for name, value in (properties.headers or {}).items()
         if name not in (*_OURS, EARLIER, DELIVERY_COUNT)
         and not name.startswith(("x-death", "x-first-death", "x-last-death"))
     }
+    if properties.app_id == APP_ID:
+        headers[EARLIER] = 1
+    alive.headers = headers
     alive.message_id = message_id_of(properties) or None
     return alive
 
