@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import warnings
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from urllib.parse import urlsplit
 import aio_pika
 import pytest
 import trustme
+from yarl import URL
 
 from amends.broker.rabbitmq import RabbitBroker
+from amends.broker.rabbitmq.connection import LibraryConnection
 from amends.errors import (
     BrokerClosed,
     BrokerError,
@@ -131,6 +134,14 @@ async def test_all_who_wait_share_an_attempt_and_hear_how_it_went(
         await broker.close()
         with pytest.raises(BrokerClosed):
             await waiting
+
+
+async def test_what_an_attempt_leaves_behind_is_collected_in_any_thread() -> None:
+    left = [LibraryConnection(URL("amqp://localhost"))]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        await asyncio.to_thread(left.clear)
+    assert not caught
 
 
 async def test_of_several_nodes_one_that_lives_is_found(

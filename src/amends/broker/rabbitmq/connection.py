@@ -66,6 +66,15 @@ _REFUSED: Final = (
 )
 
 
+class LibraryConnection(aio_pika.Connection):
+    """Nobody closes it but us. When it is forgotten, as after an attempt that failed, the library
+    would close it in whatever thread collects the garbage, where there is no event loop.
+    """
+
+    def __del__(self) -> None:
+        pass
+
+
 class Connection:
     """One connection, made when it is first needed. `what` tells it from others of the process.
 
@@ -242,6 +251,7 @@ class Connection:
                 timeout=address.connection_timeout_s,
                 heartbeat=address.heartbeat_s,
                 client_properties={"connection_name": f"amends {self._what}"},
+                connection_class=LibraryConnection,
             )
         except _REFUSED as error:
             raise BrokerRefused(
