@@ -7,7 +7,7 @@ STAMP := .venv/.installed-$(shell pwd | cksum | cut -d ' ' -f 1)
 # The two clients of the event store cannot share an environment, so its tests run in two.
 KURRENTDB_STAMP := $(subst .venv/,.venv-kurrentdb/,$(STAMP))
 EVENT_STORE_TESTS := tests/contract/test_eventstoredb.py tests/unit/stores/eventstoredb \
-	tests/integration/eventstoredb
+	tests/integration/eventstoredb tests/integration/esdb tests/acceptance/test_store_faults.py
 
 # What the checkers look at. A folder that does not exist yet is left out.
 CODE := $(wildcard src examples benchmarks tests scripts)

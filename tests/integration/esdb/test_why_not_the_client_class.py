@@ -19,6 +19,10 @@ from tests.esdb.faults import Call, Fault
 
 COUNT = 2_000
 
+pytestmark = pytest.mark.skipif(
+    not clients.IS_OLDER, reason="kurrentdbclient, which came later, does these otherwise"
+)
+
 
 @pytest.fixture
 async def client(esdb_double: ProtocolDouble) -> AsyncIterator[Any]:
