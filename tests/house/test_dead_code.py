@@ -30,6 +30,8 @@ REGISTERING_DECORATORS = [
     "@field_serializer",
     "@model_serializer",
     "@applies",  # ours
+    "@on",
+    "@on_every",
     "@*.undo",
     "@*.probe",
 ]
@@ -46,6 +48,7 @@ OVERRIDES: dict[str, type] = {
 #: `path::name` -> who uses it although no code of ours names it.
 USED_FROM_OUTSIDE: dict[str, str] = {
     "src/amends/projections/__init__.py::__getattr__": "the language",
+    "benchmarks/projections_eventsourcing.py::process_event": "the eventsourcing library",
 }
 
 

@@ -27,9 +27,7 @@ class Batch(NamedTuple):
     end: Position
 
 
-async def read_batch(
-    store: EventStore, after: Position, filter: EventFilter, limit: int = BATCH
-) -> Batch:
+async def read_batch(store: EventStore, after: Position, filter: EventFilter, limit: int) -> Batch:
     """The next events of a projection. The batch's `end` is `after` when there is nothing new."""
     # Looked up first: what is appended meanwhile is behind it, and comes with the next batch.
     end = await store.end()

@@ -120,7 +120,7 @@ class Runner:
         applier = Applier(self._projection, record, self._database)
         at = record.position
         while True:
-            batch = await read_batch(self._store, at, self._projection.filter)
+            batch = await read_batch(self._store, at, self._projection.filter, BATCH)
             if batch.end == at:
                 await self._watch.wait_beyond(at, self._lease_s / 3)
                 # Somebody may have changed the checkpoint: read it again.

@@ -8,18 +8,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, select
+from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, select
 
 from amends import AmendsError, Settings
 from amends.domain.ids import START
-from amends.errors import NotRegistered, ProjectionMismatch, ProjectionStopped
+from amends.errors import LeaseLost, NotRegistered, ProjectionMismatch, ProjectionStopped
 from amends.projections import Event, Projection, Rows, on, on_every
 from amends.projections import records as on_record
+from amends.projections.applying import Applier, prepare
 from amends.projections.database import Database
+from amends.projections.lease import Lease, fault_of
+from amends.projections.log import Batch, read_batch
 from amends.projections.operating import resume, skip
 from amends.projections.projector import Projector
 from amends.projections.reading import Projections
-from amends.projections.records import Record
+from amends.projections.records import Record, Target
 from amends.stores.memory import MemoryStore
 from amends.testing.clock import VirtualClock
 from tests.integration.projections.sample import (
@@ -321,6 +324,45 @@ async def test_whoever_lost_the_lease_writes_nothing(
             await clock.advance(100)
             record = await record_of(other, "ledger")
             assert record.events == 51
+
+
+async def test_the_token_fences_every_write(
+    store: MemoryStore, open_database: Open, clock: VirtualClock
+) -> None:
+    await move(store, "a", 1, 2)
+    one, other = open_database(), open_database()
+    slow = await leased(one, clock)
+    batch = await read_batch(store, START, Ledger().filter, 10)
+    applier = Applier(Ledger(), await slow.renewed(), one)
+    await clock.advance(11)
+    quick = await leased(other, clock)
+    assert await quick.apply(Applier(Ledger(), await quick.renewed(), other), batch) is None
+    for act in (
+        lambda: slow.apply(applier, batch),
+        lambda: slow.apply(applier, Batch([], batch.end)),
+        slow.renewed,
+        lambda: slow.stop(fault_of(batch.events[0], ValueError("late"), clock.now())),
+    ):
+        with pytest.raises(LeaseLost):
+            await act()
+    await slow.release()
+    record = await record_of(other, "ledger")
+    assert (record.events, record.is_stopped, record.token) == (2, False, quick.token)
+    assert record.owner is not None
+    assert await balances(other) == {"a": 3}
+
+
+async def leased(database: Database, clock: VirtualClock) -> Lease:
+    def take(connection: Connection) -> int:
+        now = clock.now()
+        prepare(connection, Ledger(), database, now)
+        token = on_record.take_lease(
+            connection, "ledger", Target.LIVE, owner="me", now=now, lease_s=10
+        )
+        assert token is not None
+        return token
+
+    return Lease(database, clock, "ledger", Target.LIVE, await database.run(take), 10)
 
 
 async def expire(database: Database) -> None:
