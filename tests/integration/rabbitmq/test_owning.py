@@ -12,6 +12,7 @@ import pytest
 
 from amends.broker.port import Broker, Consumer, Delivery, Message
 from amends.broker.rabbitmq import RabbitBroker, inboxes, members, ownership
+from amends.broker.rabbitmq.consumer import RabbitConsumer
 from amends.testing.contracts.data import new_message, new_messages, soon
 from amends.testing.rabbitmq import PrivateRabbitMQ
 from tests.integration.rabbitmq.site import Plain, Site, eventually, receive
@@ -234,6 +235,27 @@ async def test_an_inbox_that_somebody_made_otherwise_is_served_when_that_is_mend
         await eventually(lambda: {m for seen in one.seen.values() for m in seen} == set(messages))
         await plain.delete(INBOXES[0])
         await shared([one], within_s=8)
+        await one.close()
+
+
+async def test_a_mistake_of_ours_leaves_no_inbox_unserved_for_ever(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it leave a process deaf."""
+
+    def failing_once(owner: type, name: str) -> None:
+        right = getattr(owner, name)
+
+        async def wrong(*args: object) -> object:
+            monkeypatch.setattr(owner, name, right)
+            raise LookupError("a mistake")
+
+        monkeypatch.setattr(owner, name, wrong)
+
+    failing_once(members.Membership, "_join")
+    failing_once(RabbitConsumer, "subscribe")
+    async with owners(site, 1) as [one]:
+        await shared([one], within_s=10)
         await one.close()
 
 

@@ -141,6 +141,10 @@ class Inboxes:
             except (BrokerUnavailable, UsageError) as error:
                 failures += 1
                 log.warning("inbox_not_taken", queue=queue, error=str(error))
+            except Exception as error:
+                # A mistake of ours. Without this task, nobody would serve the inbox ever again.
+                failures += 1
+                log.error("inbox_not_taken", queue=queue, exc_info=error)
             finally:
                 self._consumers.pop(queue, None)
                 self._membership.note_change()

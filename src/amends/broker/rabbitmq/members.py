@@ -202,6 +202,9 @@ class Membership:
             except (BrokerError, *LOST) as error:
                 if not self._closing:
                     log.warning("members_unheard", error=describe(error))
+            except Exception as error:
+                # A mistake of ours. Without this task, no inbox would ever change hands again.
+                log.error("members_unheard", exc_info=error)
             if self._closing:
                 return  # the client library may make an error of its own out of a cancellation
             failures += 1
