@@ -3,6 +3,9 @@
 A journal is all that is known of its instance, so it is kept for ever unless somebody says for
 how long. What may go is found by a walk over the endings in the log, oldest first: nothing is
 written down for it while sagas run, and no part of the log is looked at twice in one walk.
+
+What goes is on record before it is gone (`RemovalDecided`), so that whoever audits the log can tell
+a removal from a theft.
 """
 
 from __future__ import annotations
@@ -11,17 +14,21 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+
+from pydantic_core import to_json
 
 from amends.domain import events as e
 from amends.domain.clock import Clock
-from amends.domain.envelope import RecordedEvent
-from amends.domain.ids import JOURNAL_PREFIX, START, InstanceId, StreamName
+from amends.domain.envelope import NewEvent, RecordedEvent, encode_metadata
+from amends.domain.ids import ANY, JOURNAL_PREFIX, START, InstanceId, StreamName
+from amends.domain.removals import REMOVALS, RemovalDecided, RemovedStream
 from amends.domain.status import Status
+from amends.domain.unique import new_id
 from amends.errors import DecodeError, InvalidJournal, StoreClosed, StoreError
 from amends.sagas import journal
 from amends.sagas.state import InstanceState
-from amends.stores.port import EventFilter, EventStore, Removal
+from amends.stores.port import Append, EventFilter, EventStore, Removal
 from amends.telemetry import Log
 
 log = Log("amends.retention")
@@ -73,10 +80,27 @@ async def purge(
     journals = events = 0
     async for batch in walk.batches():
         going = {removal.stream: removal.version + 1 for removal in batch}
-        removed = list(going) if dry_run else await store.remove(batch)
+        removed = list(going) if dry_run else await _remove(store, batch, "purge")
         journals += len(removed)
         events += sum(going[stream] for stream in removed)
     return Purged(journals, events, walk.kept)
+
+
+async def _remove(
+    store: EventStore, batch: Sequence[Removal], why: Literal["retention", "purge"]
+) -> list[StreamName]:
+    """Put on record that journals are removed, and remove them; returns those that were."""
+    streams = tuple(RemovedStream(stream=stream, version=version) for stream, version in batch)
+    id = new_id()
+    decided = NewEvent(
+        id,
+        RemovalDecided.__name__,
+        to_json(RemovalDecided(why=why, streams=streams)),
+        encode_metadata(correlation_id=str(id), causation_id=str(id)),
+    )
+    # First: what dies in between has a record of what did not happen, and nothing is unexplained.
+    await store.append(Append(REMOVALS, [decided], ANY))
+    return await store.remove(batch)
 
 
 class Walk:
@@ -213,7 +237,7 @@ class Retention:
         journals = 0
         try:
             async for batch in walk.batches():
-                journals += len(await self._store.remove(batch))
+                journals += len(await _remove(self._store, batch, "retention"))
         except StoreClosed:
             raise
         except StoreError as error:

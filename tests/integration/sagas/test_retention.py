@@ -13,7 +13,9 @@ import pytest
 from amends import App, Handle, SagaContext, Settings, Signal, saga
 from amends.domain import events as e
 from amends.domain import messages as m
+from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import ANY, NO_STREAM, ExpectedVersion, InstanceId, Position, StreamName
+from amends.domain.removals import REMOVALS, RemovalDecided, RemovedStream
 from amends.errors import InstanceNotFound, StoreUnavailable
 from amends.sagas import journal, retention
 from amends.sagas.retention import Purged, may_go, purge
@@ -75,6 +77,37 @@ async def run_through(
 # --- which go
 
 
+async def kept_in(harness: Harness) -> list[RecordedEvent]:
+    """What is in the log but for the record of removals."""
+    log = await harness.client.backend.store.read_all(limit=10_000)
+    return [event for event in log if event.stream != REMOVALS]
+
+
+async def test_a_removal_is_on_record_before_it_happens() -> None:
+    it, app = transfers(World())
+    async with Harness(app) as harness:
+        handle = await harness.start(it, Order(), id="old")
+        await handle.result()
+        (*_, last) = await handle.journal()
+        await harness.advance(8 * DAY)
+        assert (await purge_in(harness, dry_run=True)).journals == 1
+        store = harness.client.backend.store
+        assert await store.read(REMOVALS) == []
+        remove, store.remove = store.remove, refuse  # type: ignore[method-assign]
+        with pytest.raises(StoreUnavailable):
+            await purge_in(harness)
+        store.remove = remove  # type: ignore[method-assign]
+        assert len(await kept_in(harness)) == last.version + 1
+        assert (await purge_in(harness)).journals == 1
+        told = [RemovalDecided.model_validate_json(r.data) for r in await store.read(REMOVALS)]
+        stream = RemovedStream(stream=last.stream, version=last.version)
+        assert told == [RemovalDecided(why="purge", streams=(stream,))] * 2
+
+
+async def refuse(removals: Sequence[Removal]) -> list[StreamName]:
+    raise StoreUnavailable("not now")
+
+
 async def test_what_ended_long_ago_goes_and_nothing_else() -> None:
     world = World()
     it, app = transfers(world)
@@ -92,11 +125,11 @@ async def test_what_ended_long_ago_goes_and_nothing_else() -> None:
         assert found == Purged(journals=3, events=6 + 10 + 6)
         assert await purge_in(harness) == found
         assert await purge_in(harness) == Purged()
-        log = await harness.client.backend.store.read_all()
+        log = await kept_in(harness)
         assert {event.stream for event in log} == {young.instance.stream}
         await harness.advance(6 * DAY)
         assert (await purge_in(harness)).journals == 1
-        assert await harness.client.backend.store.read_all() == []
+        assert await kept_in(harness) == []
         assert await harness.dead_letters() == []
 
 
@@ -360,7 +393,7 @@ async def test_what_still_comes_for_it_starts_nothing() -> None:
                 await ask()
         await harness.advance(DAY)
         assert world.did == did
-        assert await harness.client.backend.store.read_all() == []
+        assert await kept_in(harness) == []
         assert all(depth.ready == 0 for depth in await harness.client.backend.broker.depths())
 
 
@@ -402,17 +435,16 @@ async def test_an_engine_keeps_to_a_retention() -> None:
     world = World()
     it, app = transfers(world)
     async with Harness(app, settings=keeping(7)) as harness:
-        store = harness.client.backend.store
         for day in range(30):
             for n in range(5):
                 handle = await harness.start(it, Order(n=n), id=f"{day}-{n}")
                 await handle.result()
             await harness.advance(DAY)
-            kept = {event.stream for event in await store.read_all(limit=10_000)}
+            kept = {event.stream for event in await kept_in(harness)}
             assert len(kept) == 5 * min(day + 1, 7)
         await harness.restart()
         await harness.advance(8 * DAY)
-        assert await store.read_all() == []
+        assert await kept_in(harness) == []
         assert await harness.dead_letters() == []
 
 
@@ -505,6 +537,6 @@ async def test_a_purge_beside_an_engine_that_does_the_same() -> None:
         await harness.advance(DAY + 30)
         purged = await asyncio.gather(*(purge_in(harness, timedelta(days=1)) for _ in range(3)))
         assert sum(one.journals for one in purged) <= 100
-        assert await harness.client.backend.store.read_all() == []
+        assert await kept_in(harness) == []
         with pytest.raises(InstanceNotFound):
             await harness.client.state(InstanceId("transfer", "1"))
