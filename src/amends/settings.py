@@ -119,6 +119,14 @@ class Settings(BaseSettings):
     `amends projector`.
     """
 
+    audit_key_file: str | None = None
+    """The private key (Ed25519, PEM, no password) that signs the checkpoints of the audit trail. An
+    engine that has one keeps the trail, as a projection named `audit`; see docs/audit.md.
+    """
+
+    audit_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """How many events there are from one checkpoint of the audit trail to the next."""
+
     partitions: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=_usual_partitions)
     """Inboxes, over which the orchestrators of several processes spread. The embedded broker has
     one; RabbitMQ, 8 by default. Fixed for the life of a deployment's data.

@@ -105,7 +105,7 @@ class Engine:
         self._orchestrating: list[asyncio.Task[None]] = []
         self._consuming: list[asyncio.Task[None]] = []
         self._retaining: list[asyncio.Task[None]] = []
-        self._projections = projections if app.projections else None
+        self._projections = projections if projections is not None and projections.names else None
         self._projecting: list[asyncio.Task[None]] = []
         self._collector: AbstractContextManager[None] = (
             CalmGarbageCollector() if settings.calm_gc else nullcontext()

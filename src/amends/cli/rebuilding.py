@@ -125,7 +125,7 @@ async def _as_of(
 
 
 def _projection(client: Client, name: str) -> Projection:
-    known = client.app.projections
+    known = client.projections.known
     if name not in known:
         raise Stop(
             f"the application has no projection {name!r}; it has {', '.join(known) or 'none'}",

@@ -21,6 +21,7 @@ from amends.cli.options import AppName, Db, Json
 from amends.cli.output import emit, show
 from amends.cli.render import span
 from amends.cli.serving import serve, serve_projections
+from amends.projections.reading import names_of
 from amends.settings import Settings, redacted
 
 router = typer.Typer()
@@ -37,6 +38,11 @@ class Part(NamedTuple):
     orchestrates: bool
     queues: tuple[str, ...]
     projects: bool = False
+
+    @property
+    def projections(self) -> list[str]:
+        """The projections that it runs."""
+        return names_of(self.app.projections, self.settings) if self.projects else []
 
 
 @router.command()
@@ -103,11 +109,11 @@ def projector(
     """
     configure_logs(log_level)
     application = load_app(app)
-    if not application.projections:
+    part = Part(app, application, Settings.of(db), False, (), projects=True)
+    if not part.projections:
         raise Stop(
             f"{app} has no projections: App(projections=[…]). Nothing was opened", Exit.USAGE
         )
-    part = Part(app, application, Settings.of(db), False, (), projects=True)
     run(serve_projections(application, part.settings, announce=lambda: _announce(part, json=json)))
 
 
@@ -159,7 +165,7 @@ def _json(part: Part) -> dict[str, Any]:
         "sagas": _sagas(part),
         "activities": _activities(part),
         "queues": _bounds(part),
-        "projections": sorted(part.app.projections) if part.projects else [],
+        "projections": part.projections,
         "retention_days": part.settings.retention_days if part.orchestrates else None,
     }
 
@@ -191,8 +197,8 @@ def _facts(part: Part) -> Iterator[tuple[str, str]]:
     yield "activities", ", ".join(_activities(part)) or "none"
     bounds = _bounds(part).items()
     yield "queues", ", ".join(f"{name} (at most {n} at once)" for name, n in bounds) or "none"
-    if part.projects and part.app.projections:
-        yield "projections", ", ".join(sorted(part.app.projections))
+    if part.projections:
+        yield "projections", ", ".join(part.projections)
     if part.orchestrates:
         yield "journals", _kept(settings)
     yield "stop", "Ctrl-C finishes what runs; again stops at once"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from amends.domain.clock import Clock
@@ -43,22 +44,59 @@ class ProjectionSettings(Protocol):
         """The address of their database. Raises UsageError when there is none."""
         ...
 
+    @property
+    def audit_key_file(self) -> str | None:
+        """With which key the audit trail is signed, if there is one."""
+        ...
+
+    @property
+    def audit_every(self) -> int:
+        """How many records there are from one of its checkpoints to the next."""
+        ...
+
+
+def names_of(own: Iterable[str], settings: ProjectionSettings) -> list[str]:
+    """What the projections of an application are called, its audit trail's included."""
+    return sorted({*own, *(() if settings.audit_key_file is None else ("audit",))})
+
 
 class Projections:
     """The projections of an application, in their database. Made by `Client`."""
 
     def __init__(
         self,
-        known: Mapping[str, Projection],
+        own: Mapping[str, Projection],
         settings: ProjectionSettings,
         store: EventStore,
         clock: Clock,
     ) -> None:
-        self._known = known
+        self._own = own
         self._settings = settings
         self._store = store
         self._clock = clock
         self._database: Database | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """What they are called."""
+        return names_of(self._own, self._settings)
+
+    @cached_property
+    def known(self) -> Mapping[str, Projection]:
+        """The application's by name, and the audit trail if the settings have a key for it.
+
+        Raises KeyUnusable, and DefinitionError if one of the application's is in its way.
+        """
+        key_file = self._settings.audit_key_file
+        if key_file is None:
+            return self._own
+        # Imported here: it needs what an extra brings.
+        from amends.projections.audit.keys import SigningKey  # noqa: PLC0415
+        from amends.projections.audit.projection import AuditTrail  # noqa: PLC0415
+        from amends.projections.definition import check_together  # noqa: PLC0415
+
+        trail = AuditTrail(SigningKey.load(key_file), every=self._settings.audit_every)
+        return check_together([*self._own.values(), trail])
 
     @property
     def database(self) -> Database:
@@ -85,10 +123,10 @@ class Projections:
         `timeout` is in seconds. Raises ProjectionStopped, which says at which event, NotRegistered,
         ProjectionUnavailable and TimeoutError.
         """
-        if unknown := set(names) - self._known.keys():
+        if unknown := set(names) - set(self.names):
             raise NotRegistered(f"the application has no projection {', '.join(sorted(unknown))}")
         end = await self._store.end()
-        waited_for = set(names or self._known)
+        waited_for = set(names or self.names)
         async with nullcontext() if timeout is None else asyncio.timeout(timeout):
             while waited_for:
                 records = await self.records()
@@ -101,11 +139,14 @@ class Projections:
                     await self.database.changed.wait_until(self._clock, due)
 
     async def projector(self) -> Projector:
-        """What runs them; their tables are made if need be. Raises ProjectionMismatch."""
+        """What runs them; their tables are made if need be.
+
+        Raises ProjectionMismatch, KeyUnusable, and DefinitionError like `known`.
+        """
         from amends.projections.projector import Projector  # noqa: PLC0415
 
         projector = Projector(
-            self._known.values(),
+            self.known.values(),
             self._store,
             self.database,
             self._clock,

@@ -26,7 +26,7 @@ FIELDS = list(Settings.model_fields)
 TEXTS = [
     "broker_prefix", "broker_user", "broker_password",
     "broker_ca_file", "broker_cert_file", "broker_key_file",
-    "store_user", "store_password", "store_ca_file", "store_cert_file", "store_key_file",
+    "store_user", "store_password", "store_ca_file", "store_cert_file", "store_key_file", "audit_key_file",
 ]  # fmt: skip
 SECRETS = ("broker_password", "store_password")
 NUMBERS = [
