@@ -11,6 +11,7 @@ from typing import Final
 
 from amends.app import App
 from amends.cli.exits import Exit, Stop
+from amends.domain.aggregate import Aggregate
 from amends.errors import AmendsError
 
 DEFAULT_ATTRIBUTE: Final = "app"
@@ -25,6 +26,20 @@ def load_app(name: str) -> App:
     _check_name(name, module_name)
     module = _import(module_name)
     return _attribute(module, attribute or DEFAULT_ATTRIBUTE)
+
+
+def load_aggregate(name: str) -> type[Aggregate]:
+    """The class of an aggregate: `module:Class`. Raises Stop, with what to do about it."""
+    module_name, _, attribute = name.partition(":")
+    _check_name(name, module_name)
+    found: object = _import(module_name)
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if not (
+        isinstance(found, type) and issubclass(found, Aggregate) and hasattr(found, "category")
+    ):
+        raise Stop(f"{name!r} names no aggregate; write module:Class", Exit.USAGE)
+    return found
 
 
 def _check_name(name: str, module_name: str) -> None:

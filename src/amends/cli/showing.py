@@ -50,8 +50,8 @@ def show_(
         return
     summary = SagaSummary(instance)
     summary.take(records)
-    show(_header(summary, records[0], now))
-    show(_story(Timeline(whole=full).lines(records)))
+    show(header(summary, records[0], now))
+    show(story(Timeline(whole=full).lines(records)))
     for hint in hints_for(summary, now):
         show(hint)
 
@@ -77,7 +77,8 @@ def _json_or_text(data: bytes) -> Any:
         return data.decode(errors="replace")
 
 
-def _header(summary: SagaSummary, first: RecordedEvent, now: datetime) -> Group:
+def header(summary: SagaSummary, first: RecordedEvent, now: datetime) -> Group:
+    """An instance in a few lines; `now` is the moment at which it is looked at."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
@@ -106,7 +107,8 @@ def _correlation_of(first: RecordedEvent) -> str:
         return ""
 
 
-def _story(lines: Sequence[Line]) -> Table:
+def story(lines: Sequence[Line]) -> Table:
+    """The lines of a timeline, one below the other."""
     made = Table.grid(padding=(0, 1))
     made.add_column(no_wrap=True, style="dim")
     made.add_column(justify="right", no_wrap=True)

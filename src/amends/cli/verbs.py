@@ -35,6 +35,7 @@ MODULES: Final = {
     "purge": "purging",
     "dead": "dead",
     "projections": "projecting",
+    "audit": "auditing",
     "schema": "describing",
     "broker": "broker",
 }
