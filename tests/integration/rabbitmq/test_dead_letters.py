@@ -18,7 +18,7 @@ from amends.errors import BrokerUnavailable, UsageError
 from amends.testing.contracts.data import new_message, new_messages, soon
 from tests.integration.rabbitmq.site import Plain, Site, eventually, receive, take
 
-INBOX = "inbox.0"
+INBOX, OTHER = "inbox.0", "inbox.1"
 COMMANDS = "commands.ledger"
 
 #: Whatever others put into headers. What it comes back as, where the client library cannot send
@@ -121,6 +121,24 @@ async def test_an_id_that_leaves_no_room_for_a_number_is_cut(
     assert await broker.redrive([letter.message.id]) == 1
     [again] = await take(broker, queue, 1)
     assert again.message == first.message
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["alone", "in a parcel"])
+async def test_what_came_through_another_inbox_is_put_aside_for_its_own(
+    site: Site, plain: Plain, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = await site.open(INBOX, OTHER)
+    monkeypatch.setattr(broker._membership, "carrier", lambda _: INBOX)
+    messages = new_messages(OTHER, count)
+    await broker.publish(messages)
+    assert (await plain.count(INBOX), await plain.count(OTHER)) == (1, 0)
+    came = await put_aside(broker, INBOX, count)
+    assert [delivery.message for delivery in came] == messages
+    letters = await broker.dead_letters(queue=OTHER)
+    assert [letter.message for letter in letters] == messages
+    assert await broker.redrive([message.id for message in messages]) == count
+    again = await take(broker, OTHER, count)
+    assert [delivery.message for delivery in again] == messages
 
 
 async def test_headers_that_do_not_fit_are_dropped_and_that_is_said(
