@@ -93,10 +93,13 @@ def guest(private_rabbitmq: PrivateRabbitMQ) -> Iterator[str]:
 
 
 async def test_without_permission_nothing_is_declared(harsh: Site, guest: str) -> None:
-    error = await refusal(harsh.open(COMMANDS, url=guest), "l00k")
-    assert isinstance(error, BrokerRefused)
-    assert "refuses to declare exchange" in str(error)
-    assert "refused for user 'looker'" in str(error)
+    broker = await harsh.open_undeclared(url=guest)
+    for attempt in (broker.declare([COMMANDS]), broker.set_up([COMMANDS])):
+        error = await refusal(attempt, "l00k")
+        assert isinstance(error, BrokerRefused)
+        assert "refuses to declare exchange" in str(error)
+        assert "refused for user 'looker'" in str(error)
+        assert "Look at the user's permissions" in str(error)
 
 
 # --- where it is

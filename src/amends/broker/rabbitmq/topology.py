@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, NamedTuple
 from aiormq.channel import Channel as Wire
 from aiormq.exceptions import ChannelClosed, ChannelNotFoundEntity, ChannelPreconditionFailed
 
-from amends.broker.rabbitmq.connection import LOST, REQUEST_TIMEOUT_S, Connection
+from amends.broker.rabbitmq.connection import LOST, REQUEST_TIMEOUT_S, Connection, describe
 from amends.broker.rabbitmq.delays import delivery_pattern, levels
 from amends.broker.rabbitmq.names import Names
 from amends.broker.topology import COMMANDS_PREFIX, INBOX_PREFIX
@@ -152,24 +152,15 @@ def _to(exchange: str) -> dict[str, Any]:
 async def declare(connection: Connection, parts: Iterable[Part]) -> None:
     """Make sure that they exist, as they should be. Idempotent.
 
-    Raises BrokerRefused when one exists otherwise, BrokerUnavailable.
+    Raises BrokerRefused when one exists otherwise or may not be declared, BrokerUnavailable.
     """
 
     async def declare_all(wire: Wire) -> None:
         for part in parts:
             try:
                 await _declare(wire, part)
-            except ChannelPreconditionFailed as error:
-                raise BrokerRefused(_conflict(part, error)) from error
-            except ChannelNotFoundEntity as error:
-                # Somebody deletes, at this moment, what was just declared.
-                raise BrokerUnavailable(f"declaring {_name(part)}: {error}") from error
-            except ChannelClosed as error:
-                raise BrokerRefused(
-                    f"RabbitMQ refuses to declare {_name(part)}: {error}"
-                ) from error
             except LOST as error:
-                raise BrokerUnavailable(f"declaring {_name(part)}: {error!r}") from error
+                raise _failure(part, error) from error
 
     await connection.requesting(declare_all)
 
@@ -239,7 +230,8 @@ async def _declare(wire: Wire, part: Part, *, passive: bool = False) -> None:
 
 async def exists(connection: Connection, part: Exchange | Queue, *, alike: bool = False) -> bool:
     """Whether something of that name is there, whatever it is like; if it has to be `alike`, it
-    raises BrokerRefused when it is there and otherwise than it should be. Raises BrokerUnavailable.
+    raises BrokerRefused when it is there and otherwise than it should be. Raises BrokerRefused (no
+    permission), BrokerUnavailable.
     """
 
     async def look(wire: Wire) -> None:
@@ -252,10 +244,8 @@ async def exists(connection: Connection, part: Exchange | Queue, *, alike: bool 
         await connection.requesting(look)
     except ChannelNotFoundEntity:
         return False
-    except ChannelPreconditionFailed as error:
-        raise BrokerRefused(_conflict(part, error)) from error
     except LOST as error:
-        raise BrokerUnavailable(f"looking for {part.name}: {error!r}") from error
+        raise _failure(part, error) from error
     return True
 
 
@@ -263,6 +253,22 @@ def _name(part: Part) -> str:
     if isinstance(part, Binding):
         return f"the binding from {part.source} to {part.target}"
     return f"{type(part).__name__.lower()} {part.name}"
+
+
+def _failure(part: Part, error: BaseException) -> BrokerUnavailable:
+    """What a request about a part came to."""
+    if isinstance(error, ChannelPreconditionFailed):
+        return BrokerRefused(_conflict(part, error))
+    # What was declared before it may be deleted by somebody at this moment.
+    if isinstance(error, ChannelClosed) and not isinstance(error, ChannelNotFoundEntity):
+        return BrokerRefused(
+            f"RabbitMQ refuses to declare {_name(part)}: {error}. Nothing was published. Look at the "
+            "user's permissions; docs/rabbitmq.md has those that it needs"
+        )
+    return BrokerUnavailable(
+        f"{_name(part)} cannot be declared now: {describe(error)}. Nothing was published; declaring "
+        "it again is safe"
+    )
 
 
 def _conflict(part: Part, error: ChannelPreconditionFailed) -> str:
