@@ -10,6 +10,8 @@ Where they come from (EventStore/EventStore, src/EventStore.Core/Services/Storag
   `$tb`; numbers go on; the next append (or the next metadata) sets `$tb` to the next number and
   keeps what else the metadata says. A tombstone ends a stream for good. An id that is idempotent but
   not yet committed in the cluster gets no answer at all.
+- The position in the answer to an idempotent append is that of its last event, and none where that
+  event cannot be read any more: the same files, and RequestManager/Managers/RequestManagerBase.cs.
 """
 
 from __future__ import annotations
