@@ -12,6 +12,7 @@ A message says what happened, what it means for the data, and what to do.
     │   ├── NotRegistered            a name that the application does not have
     │   ├── InvalidPayload           a value that does not fit its declared type, or is not JSON
     │   ├── PayloadTooLarge          a value over the payload limit
+    │   ├── InvalidFilter            a filter over instances that cannot be read
     │   ├── InvalidSettings          a setting that cannot be; nothing was opened
     │   └── NotAllowedInSaga         saga code tried what cannot be replayed
     ├── DeterminismError             code and journal disagree: the instance stalls, nothing is lost
@@ -122,6 +123,10 @@ class InvalidPayload(UsageError):
 
 class PayloadTooLarge(UsageError):
     """A value whose JSON is over the payload limit."""
+
+
+class InvalidFilter(UsageError):
+    """A filter over instances that cannot be read; the message points at the place."""
 
 
 class InvalidSettings(UsageError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Annotated, Any, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.text import Text
@@ -12,8 +12,14 @@ from amends.cli.opening import looking, run
 from amends.cli.options import Db, Json, check_saga, parse_age
 from amends.cli.output import busy, clean, emit, note, show
 from amends.cli.render import span, stamp, state_of, state_text, table
+from amends.cli.visibility import ask
+from amends.client import Client
 from amends.domain.status import Status
+from amends.projections.filter import Filter, parse_filter
 from amends.projections.sagas import OpenStep, SagaSummary, newest_first
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 router = typer.Typer()
 
@@ -23,6 +29,15 @@ AT_CHARS_MAX: Final = 80
 
 @router.command("list")
 def list_(
+    filter: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILTER]...",
+            help="Terms that must all fit: state:parked,stalled saga:transfer id:order-* step:NAME "
+            "error:TYPE older:1h newer:2d idle:30m, and values in the input: payer:DE89*.",
+            show_default=False,
+        ),
+    ] = None,
     state: Annotated[
         list[Status] | None,
         typer.Option(
@@ -42,41 +57,67 @@ def list_(
 ) -> None:
     """List saga instances, the latest first.
 
-    An instance whose journal cannot be read is listed whatever its state may be.
+    An instance whose journal cannot be read is listed whatever its state may be. The projection
+    `sagas` is asked where the application has it, else the log is read.
     """
+    terms = list(filter or ())
+    if state:
+        terms.append(f"state:{','.join(state)}")
     if saga is not None:
         check_saga(saga)
-    age = None if older is None else parse_age(older)
-    run(_list(set(state or ()), saga, age, limit, db=db, json=json))
+        terms.append(f"saga:{saga}")
+    if older is not None:
+        parse_age(older)
+        terms.append(f"older:{older.strip()}")
+    run(_list(parse_filter(" ".join(terms)), limit, db=db, json=json))
 
 
-async def _list(
-    states: set[Status], saga: str | None, age: timedelta | None, limit: int, *,
-    db: str | None, json: bool,
-) -> None:  # fmt: skip
-    found: list[SagaSummary] = []
-    more = False
+async def _list(filter: Filter, limit: int, *, db: str | None, json: bool) -> None:
     async with looking(db) as client:
         now = client.backend.clock.now()
-        before = None if age is None else now - age
-        with busy("reading the log"):
-            async for summary in newest_first(
-                client.backend.store, saga=saga, started_before=before
-            ):
-                if states and summary.fault is None and summary.state not in states:
-                    continue
-                if more := len(found) == limit:
-                    break
-                found.append(summary)
+        found = await ask(client, lambda connection: _find(connection, filter, now, limit))
+        if found is None:
+            with busy("reading the log"):
+                found = await _read(client, filter, now, limit)
+    instances, more = found
     if json:
-        for summary in found:
+        for summary in instances:
             emit(summary_json(summary))
-    elif found:
-        show(_table(found, now))
+    elif instances:
+        show(_table(instances, now))
         if more:
             note(f"the latest {limit}; --limit shows more")
     else:
-        note("no instance fits" if states or saga or age else "no saga was started here yet")
+        note("no instance fits" if filter.text else "no saga was started here yet")
+
+
+def _find(
+    connection: Connection, filter: Filter, now: datetime, limit: int
+) -> tuple[list[SagaSummary], bool]:
+    from amends.projections.builtin.finding import find  # noqa: PLC0415 - with what it needs
+
+    return find(connection, filter, now, limit)
+
+
+async def _read(
+    client: Client, filter: Filter, now: datetime, limit: int
+) -> tuple[list[SagaSummary], bool]:
+    """From the journals."""
+    found: list[SagaSummary] = []
+    named: set[str] = set()
+    exact = [value.text for value in filter.sagas if not value.is_prefix]
+    saga = exact[0] if len(filter.sagas) == len(exact) == 1 else None
+    before = None if filter.older is None else now - filter.older
+    async for summary in newest_first(client.backend.store, saga=saga, started_before=before):
+        named |= summary.fields.keys()
+        if filter.fits(summary, now):
+            if len(found) == limit:
+                return found, True
+            found.append(summary)
+    for field in filter.fields:
+        if not found and field.name not in named:
+            raise filter.unknown(field)
+    return found, False
 
 
 def _table(summaries: list[SagaSummary], now: datetime) -> Any:
@@ -123,7 +164,9 @@ def summary_json(summary: SagaSummary) -> dict[str, Any]:
         "state": str(state_of(summary)),
         "step": None if summary.step is None else _step_json(summary.step),
         "parked": [_step_json(step) for step in summary.parked],
-        "error": None if error is None else error.model_dump(mode="json", exclude={"declared"}),
+        "error": None
+        if error is None
+        else error.model_dump(mode="json", include={"type", "message"}),
         "next_timer": summary.next_timer,
         "started_at": summary.started_at,
         "updated_at": summary.updated_at,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import getpass
-import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from pydantic_core import from_json
 
 from amends.domain.ids import InstanceId, Position, check_name
 from amends.errors import UsageError
+from amends.projections.filter import parse_span
 
 AppName = Annotated[str, typer.Argument(metavar="APP", help="The application: module:attribute.")]
 InstanceName = Annotated[str, typer.Argument(metavar="ID", help="The saga instance: saga/id.")]
@@ -33,8 +33,6 @@ Who = Annotated[
     typer.Option("--who", metavar="NAME", help="Who decided. Default: your login name."),
 ]
 
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
 
 def parse_instance(name: str) -> InstanceId:
     """The instance that an argument names. Raises BadParameter."""
@@ -54,10 +52,10 @@ def check_saga(name: str) -> None:
 
 def parse_age(text: str) -> timedelta:
     """A span of time: 90s, 30m, 1h, 2d, 1w. Raises BadParameter."""
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", text.strip())
-    if match is None:
+    span = parse_span(text.strip())
+    if span is None:
         raise typer.BadParameter(f"{text!r} is no span of time; write 90s, 30m, 1h, 2d or 1w")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    return span
 
 
 def parse_when(text: str) -> datetime | Position:

@@ -12,10 +12,8 @@ from rich.text import Text
 
 from amends.cli.output import clean
 from amends.domain.status import Status
+from amends.projections.filter import UNREADABLE
 from amends.projections.sagas import SagaSummary
-
-#: In the place of a state, where a journal cannot be read.
-UNREADABLE: Final = "unreadable"
 
 STYLES: Final[dict[Status | str, str]] = {
     Status.RUNNING: "blue",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 from rich.console import Group
@@ -19,9 +19,15 @@ from amends.cli.appload import load_app
 from amends.cli.opening import looking, run
 from amends.cli.options import Db, Json
 from amends.cli.output import busy, clean, emit, note, show
-from amends.cli.render import UNREADABLE, span, state_text, table
+from amends.cli.render import span, state_text, table
+from amends.cli.visibility import ask
+from amends.client import Client
 from amends.projections.counts import count_states
+from amends.projections.filter import UNREADABLE
 from amends.settings import Settings, redacted
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 router = typer.Typer()
 
@@ -66,11 +72,10 @@ def status(
 
 
 async def _look(app: App, db: str | None) -> Overview:
-    counts: Counter[tuple[str, str]] = Counter()
     async with looking(db) as client:
-        with busy("reading the log"):
-            for (saga, state), count in (await count_states(client.backend.store)).items():
-                counts[saga, UNREADABLE if state is None else str(state)] = count
+        counts = await ask(client, _count)
+        if counts is None:
+            counts = await _count_in_log(client)
         broker = client.backend.broker
         return Overview(
             settings=client.settings,
@@ -79,6 +84,21 @@ async def _look(app: App, db: str | None) -> Overview:
             depths=await broker.depths(all_queues(app.queues, client.settings.partitions)),
             processes=await broker.processes(),
         )
+
+
+def _count(connection: Connection) -> Counter[tuple[str, str]]:
+    from amends.projections.builtin.finding import count  # noqa: PLC0415 - with what it needs
+
+    return count(connection)
+
+
+async def _count_in_log(client: Client) -> Counter[tuple[str, str]]:
+    with busy("reading the log"):
+        counts = await count_states(client.backend.store)
+    by_state: Counter[tuple[str, str]] = Counter()
+    for (saga, state), count in counts.items():
+        by_state[saga, UNREADABLE if state is None else str(state)] = count
+    return by_state
 
 
 # --- for programs

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from amends.domain.clock import Clock
 from amends.domain.ids import Position
-from amends.errors import NotRegistered, ProjectionStopped
+from amends.errors import NotRegistered, ProjectionStopped, UsageError
 from amends.stores.port import EventStore
 
 if TYPE_CHECKING:  # SQLAlchemy is imported when there is something to do
@@ -106,6 +107,16 @@ class Projections:
 
             self._database = Database.at(self._settings.projections_address)
         return self._database
+
+    @property
+    def are_there(self) -> bool:
+        """Whether there may be any: a file that does not exist is not made by looking for it."""
+        try:
+            address = self._settings.projections_address
+        except UsageError:  # nobody said where
+            return False
+        file = address.removeprefix("sqlite://")
+        return file == address or Path(file.removeprefix("/") or "/").is_file()
 
     async def query(self, statement: Select[Any]) -> list[dict[str, Any]]:
         """The rows of a SELECT over their tables. Raises ProjectionUnavailable."""

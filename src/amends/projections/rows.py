@@ -199,6 +199,10 @@ class _Pending:
     def learn(self, kind: Kind, at: Key, values: Values) -> None:
         """What a write means for a row that is known."""
         if at not in self.known:
+            # A whole row is what it is, whatever was there; one that is refused ends the batch.
+            is_whole = kind in (Kind.INSERT, Kind.UPSERT) and len(values) == len(self.columns)
+            if is_whole and self._are_exact(values.items()):
+                self.known[at] = dict(values)
             return
         row = self.known[at]
         if kind is Kind.DELETE:

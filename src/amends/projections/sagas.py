@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
+from typing_extensions import TypedDict
 
 from amends.domain import events as e
 from amends.domain.envelope import RecordedEvent
@@ -64,8 +68,10 @@ class SagaSummary:
         "_stalled",
         "_timers",
         "_undone",
+        "deadline",
         "events",
         "fault",
+        "fields",
         "instance",
         "started_at",
         "updated_at",
@@ -77,6 +83,9 @@ class SagaSummary:
         self.events = 0
         self.fault: AmendsError | None = None
         """Why the journal could not be read to its end; all else is then what stands before it."""
+        self.deadline: datetime | None = None
+        self.fields: dict[str, str] = {}
+        """The plain values in its input, by which it can be looked for; see `fields_of`."""
         self._at = _NEVER
         self._open: dict[int, OpenStep] = {}
         self._undone: dict[int, OpenStep] = {}
@@ -178,6 +187,9 @@ class SagaSummary:
             self._final, self._error = ending.status, ending.error
             return
         match event:
+            case e.SagaStarted():
+                self.deadline = event.deadline
+                self.fields = fields_of(event.input)
             case e.TimerStarted():
                 self._timers[event.seq] = event.due
             case e.TimerFired() | e.TimerCancelled():
@@ -189,6 +201,94 @@ class SagaSummary:
                 self._stalled = event.error
             case e.SagaResumed():
                 self._stalled = None
+
+    # --- keeping it between two events
+
+    def folded(self) -> bytes:
+        """All that the next event needs, as JSON; without `fields`, and without tracebacks."""
+        return to_json(
+            {
+                "started_at": self.started_at,
+                "updated_at": self.updated_at,
+                "deadline": self.deadline,
+                "events": self.events,
+                "at": self._at,
+                "fault": None if self.fault is None else str(self.fault),
+                "open": [_kept(step) for step in self._open.values()],
+                "undone": [_kept(step) for step in self._undone.values()],
+                "timers": self._timers,
+                "compensating": self._compensating,
+                "final": self._final,
+                "stalled": _short(self._stalled),
+                "error": _short(self._error),
+            }
+        )
+
+    @classmethod
+    def unfolded(cls, instance: InstanceId, folded: str | bytes) -> SagaSummary:
+        """A summary from what `folded` gave; it goes on where that one was."""
+        kept = _FOLD.validate_json(folded)
+        summary = cls(instance)
+        summary.started_at, summary.updated_at = kept["started_at"], kept["updated_at"]
+        summary.deadline = kept["deadline"]
+        summary.events, summary._at = kept["events"], kept["at"]
+        summary.fault = None if kept["fault"] is None else InvalidJournal(kept["fault"])
+        summary._open = {step.seq: step for step in kept["open"]}
+        summary._undone = {step.seq: step for step in kept["undone"]}
+        summary._timers = kept["timers"]
+        summary._compensating = kept["compensating"]
+        summary._final = kept["final"]
+        summary._stalled, summary._error = kept["stalled"], kept["error"]
+        return summary
+
+
+class _Fold(TypedDict):
+    """What `folded` writes."""
+
+    started_at: datetime
+    updated_at: datetime
+    deadline: datetime | None
+    events: int
+    at: datetime
+    fault: str | None
+    open: list[OpenStep]
+    undone: list[OpenStep]
+    timers: dict[int, datetime]
+    compensating: bool
+    final: Status | None
+    stalled: e.ErrorInfo | None
+    error: e.ErrorInfo | None
+
+
+_FOLD: Final = TypeAdapter(_Fold)
+
+
+def _kept(step: OpenStep) -> OpenStep:
+    return step if step.error is None else replace(step, error=_short(step.error))
+
+
+def _short(error: e.ErrorInfo | None) -> e.ErrorInfo | None:
+    """An error without its traceback, which `amends show` has."""
+    return None if error is None else error.model_copy(update={"traceback": None})
+
+
+#: Of the plain values of an input, so many are kept, and none that is longer.
+FIELDS_MAX: Final = 16
+FIELD_CHARS_MAX: Final = 200
+
+
+def fields_of(input: Any) -> dict[str, str]:
+    """What of an input an instance can be looked for by: its own plain values (texts, numbers, true
+    and false) by name, as texts; an input that is itself one is called `input`.
+    """
+    values = input if isinstance(input, dict) else {"input": input}
+    plain = (
+        (name, value if isinstance(value, str) else to_json(value).decode())
+        for name, value in values.items()
+        if isinstance(value, str | int | float)
+    )
+    fitting = [(name, value) for name, value in plain if len(name) + len(value) <= FIELD_CHARS_MAX]
+    return dict(fitting[:FIELDS_MAX])
 
 
 _StepEvent = (

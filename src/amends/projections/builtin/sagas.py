@@ -1,0 +1,119 @@
+"""The projection *sagas*: where each instance stands; what `amends list` and `status` ask."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final, overload
+
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
+
+from amends.domain.ids import JOURNAL_PREFIX, InstanceId
+from amends.domain.removals import REMOVALS, RemovalDecided
+from amends.projections.builtin.columns import ERROR_CHARS_MAX, Word
+from amends.projections.definition import Projection, on, on_every
+from amends.projections.event import Event
+from amends.projections.filter import UNREADABLE
+from amends.projections.moment import Moment
+from amends.projections.rows import Rows
+from amends.projections.sagas import SagaSummary
+
+_metadata: Final = MetaData()
+
+sagas: Final = Table(
+    "sagas",
+    _metadata,
+    Column("saga", Word, primary_key=True),
+    Column("id", Word, primary_key=True),
+    Column("state", Word, nullable=False),
+    Column("step", Word),
+    Column("attempt", Integer),
+    Column("error_type", Word),
+    Column("error", Text),
+    Column("started", Moment, nullable=False),
+    Column("updated", Moment, nullable=False),
+    Column("deadline", Moment),
+    Column("next_timer", Moment),
+    Column("events", Integer, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("fold", Text, nullable=False),
+    # What is looked for is found in the order in which it is shown: the latest first.
+    Index("sagas_by_state", "state", "started", "position"),
+    Index("sagas_by_saga", "saga", "state", "started", "position"),
+    Index("sagas_by_id", "id"),
+)
+fields: Final = Table(
+    "saga_fields",
+    _metadata,
+    Column("saga", Word, primary_key=True),
+    Column("id", Word, primary_key=True),
+    Column("name", Word, primary_key=True),
+    Column("value", Word, nullable=False),
+    Index("saga_fields_by_value", "name", "value"),
+)
+
+
+class Sagas(Projection):
+    """Every saga instance: state, current step and attempt, last error, times, and the plain values
+    of its input, by which it can be looked for.
+    """
+
+    name = "sagas"
+    version = 1
+    tables = (sagas, fields)
+    streams = (JOURNAL_PREFIX, REMOVALS)
+
+    @on(RemovalDecided)
+    def removed(self, event: Event[RemovalDecided], rows: Rows) -> None:
+        """Forget instances whose journals are about to go. One to which something happens in that
+        very moment stays in the log, and is shown here as unreadable, because it has no beginning.
+        """
+        for going in event.data.streams:
+            instance = InstanceId.of_stream(going.stream)
+            if instance is not None:
+                key = {"saga": instance.saga, "id": instance.id}
+                for row in rows.find(fields, **key):
+                    rows.delete(fields, **key, name=row["name"])
+                rows.delete(sagas, **key)
+
+    @on_every
+    def take(self, event: Event[Any], rows: Rows) -> None:
+        """Take any event of a journal."""
+        instance = event.instance
+        key = {"saga": instance.saga, "id": instance.id}
+        row = None if event.version == 0 else rows.get(sagas, **key)
+        if row is None:
+            summary, position = SagaSummary(instance), event.position
+        else:
+            summary, position = SagaSummary.unfolded(instance, row["fold"]), row["position"]
+        summary.take([event.record])
+        if event.version == 0:
+            for name, value in summary.fields.items():
+                rows.upsert(fields, **key, name=name, value=value)
+        rows.upsert(sagas, **key, position=position, **_columns(summary, event))
+
+
+def _columns(summary: SagaSummary, event: Event[Any]) -> dict[str, Any]:
+    step, error = summary.step, summary.error
+    unreadable = summary.fault is not None
+    return {
+        "state": UNREADABLE if unreadable else str(summary.state),
+        "step": None if step is None else step.activity,
+        "attempt": None if step is None else step.attempt,
+        "error_type": None if error is None else error.type,
+        "error": None if error is None else error.message[:ERROR_CHARS_MAX],
+        "started": _utc(summary.started_at) if summary.events else event.at,
+        "updated": _utc(summary.updated_at) if summary.events else event.at,
+        "deadline": _utc(summary.deadline),
+        "next_timer": _utc(summary.next_timer),
+        "events": summary.events,
+        "fold": summary.folded().decode(),
+    }
+
+
+@overload
+def _utc(moment: datetime) -> datetime: ...
+@overload
+def _utc(moment: datetime | None) -> datetime | None: ...
+def _utc(moment: datetime | None) -> datetime | None:
+    """A moment as the database gives it back, so that the row need not be read again."""
+    return None if moment is None else moment.astimezone(UTC)
