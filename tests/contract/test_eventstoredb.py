@@ -1,4 +1,4 @@
-"""The contract of the store, of the committer and of aggregates, on EventStoreDB.
+"""The contracts of the store and of the committer, on EventStoreDB.
 
 Against the protocol double, or the server that AMENDS_TEST_ESDB_URI names; through whichever client
 is installed.
@@ -8,8 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from amends.broker.commit import SequentialCommitter
+from amends.broker.memory import MemoryBroker
+from amends.domain.ids import StreamName
 from amends.stores.eventstoredb import EventStoreDb, StoreAddress
-from amends.stores.port import EventStore
+from amends.stores.port import EventStore, Removal
+from amends.testing.clock import ManualClock
+from amends.testing.committer_contract import OTHER_QUEUE, QUEUE, CommitterContract, Engine
 from amends.testing.contracts.store_base import Reopen
 from amends.testing.store_contract import EventStoreContract, StoreFeatures
 
@@ -40,3 +45,18 @@ class TestEventStoreDb(EventStoreContract):
         yield open_again
         for store in opened:
             await store.close()
+
+
+class TestSequentialCommitterOnEventStoreDb(CommitterContract):
+    @pytest.fixture
+    async def engine(self, esdb: str, clock: ManualClock) -> AsyncIterator[Engine]:
+        store, broker = EventStoreDb(StoreAddress.parse(esdb)), MemoryBroker(clock)
+        # The log is shared, and the contract has streams of its own.
+        for n in range(100):
+            stream = StreamName.of("saga.transfer", str(n))
+            for last in await store.read_backwards(stream, limit=1):
+                await store.remove([Removal(stream, last.version)])
+        await broker.declare([QUEUE, OTHER_QUEUE])
+        yield Engine(store, broker, SequentialCommitter(store, broker))
+        await broker.close()
+        await store.close()
