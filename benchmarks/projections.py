@@ -18,11 +18,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import resource
 import statistics
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,9 +41,13 @@ from amends.domain.envelope import NewEvent, encode_metadata
 from amends.domain.events import SagaStarted, StepCompleted, StepScheduled
 from amends.domain.ids import NO_STREAM, START, InstanceId
 from amends.projections import Event, Moment, Projection, Rows, on
+from amends.projections.applying import Applier
 from amends.projections.build import build
 from amends.projections.database import Database
+from amends.projections.lease import Lease
+from amends.projections.log import Batch
 from amends.projections.rebuild import Rebuild
+from amends.projections.records import Fault
 from amends.stores.port import Append
 from amends.stores.sqlite import SqliteDatabase, SqliteStore
 from benchmarks.children import child
@@ -196,14 +202,11 @@ seen_table = Table(
     MetaData(),
     Column("position", BigInteger, primary_key=True, autoincrement=False),
     Column("appended", Moment, nullable=False),
-    Column("taken", Moment, nullable=False),
 )
 
 
 class Seen(Projection):
-    """When an event was appended, and when it was taken in: of use for this benchmark alone,
-    because its handler asks a clock.
-    """
+    """A row for each event of a saga."""
 
     name = "seen"
     tables = (seen_table,)
@@ -212,10 +215,36 @@ class Seen(Projection):
 
     @on(SagaStarted, StepScheduled, StepCompleted)
     def any(self, event: Event[SagaStarted | StepScheduled | StepCompleted], rows: Rows) -> None:
-        rows.insert(seen_table, position=event.position, appended=event.at, taken=datetime.now(UTC))
+        rows.insert(seen_table, position=event.position, appended=event.at)
 
+
+def tell_commits(path: str) -> None:
+    """Write into a file up to which position was committed, and when."""
+    apply = Lease.apply
+
+    async def applied(self: Lease, applier: Applier, batch: Batch, *rest: Any) -> Fault | None:
+        fault = await apply(self, applier, batch, *rest)
+        with Path(path).open("a") as file:  # noqa: ASYNC230 - a line
+            file.write(f"{batch.end} {datetime.now(UTC).isoformat()}\n")
+        return fault
+
+    Lease.apply = applied  # type: ignore[assignment,method-assign]
+
+
+COMMITS = "AMENDS_BENCHMARK_COMMITS"
+if COMMITS in os.environ:  # also in a process that only has this application
+    tell_commits(os.environ[COMMITS])
 
 app = App(sagas=[small], activities=[add_one], projections=[Seen()])
+
+
+def lags_ms(rows: list[dict[str, Any]], commits: Path) -> Iterator[float]:
+    """From each append to the commit of its row."""
+    told = (line.split() for line in commits.read_text().splitlines())
+    done = [(int(position), datetime.fromisoformat(at)) for position, at in told]
+    for row in rows:
+        at = done[bisect_left(done, row["position"], key=lambda commit: commit[0])][1]
+        yield (at - row["appended"]).total_seconds() * 1000
 
 
 async def lag(rate: float, seconds: float, folder: Path, *, apart: bool) -> dict[str, Any]:
@@ -240,7 +269,7 @@ async def lag(rate: float, seconds: float, folder: Path, *, apart: bool) -> dict
         rows = await client.projections.query(select(seen_table))
         count = select(func.count()).select_from(seen_table)
         events = (await client.projections.query(count))[0]
-    lags = sorted((row["taken"] - row["appended"]).total_seconds() * 1000 for row in rows)
+    lags = sorted(lags_ms(rows, folder / "commits"))
     return {
         "what": f"lag, {'a process of its own' if apart else 'in the engine'}",
         "sagas_per_s": round(ended / took),
@@ -268,6 +297,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         for old in folder.glob("projections.db*"):
             old.unlink()
+        os.environ[COMMITS] = str(folder / "commits")
         if given.what == "rebuild":
             done = asyncio.run(rebuild(given.events, folder, Typed() if given.typed else Raw()))
         elif given.apart:
@@ -279,6 +309,7 @@ def main() -> None:
                 process.stdout.readline()
                 done = asyncio.run(lag(given.sagas_per_s, given.seconds, folder, apart=True))
         else:
+            tell_commits(os.environ[COMMITS])
             done = asyncio.run(lag(given.sagas_per_s, given.seconds, folder, apart=False))
     print(json.dumps(done))
 

@@ -91,6 +91,9 @@ def prepare(
     """
     record = records.load(connection, projection.name)
     if record is None:
+        records.lock_schema(connection)
+        record = records.load(connection, projection.name)  # somebody may have been faster
+    if record is None:
         return _create(connection, projection, database, now)
     if record.version == projection.version:
         _check(connection, projection, record, database)

@@ -17,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 
 from amends.domain.bell import Bell
 from amends.errors import ProjectionUnavailable, UsageError
-from amends.projections.records import metadata
+from amends.projections.records import lock_schema, metadata
 from amends.projections.writing import Statements
 
 T = TypeVar("T")
@@ -38,6 +38,10 @@ _SQLITE_TRANSIENT: Final = {
 }
 #: Connections, resources, operator's intervention, serialisation, deadlock, a lock's timeout.
 _POSTGRES_TRANSIENT: Final = ("08", "53", "57", "58", "40001", "40P01", "55P03", "25006")
+
+
+#: A server that does not answer must not be waited for, for ever.
+_POSTGRES_OPTIONS: Final = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 
 
 class Database:
@@ -133,6 +137,7 @@ class Database:
         try:
             if not self._prepared:
                 with self._engine.begin() as connection:
+                    lock_schema(connection)
                     metadata.create_all(connection)
                 self._prepared = True
             with self._engine.connect() as connection:
@@ -215,7 +220,10 @@ def _sqlite(url: URL, busy_timeout_s: float) -> Engine:
 def _postgres(url: URL, busy_timeout_s: float) -> Engine:
     try:
         engine = sqlalchemy.create_engine(
-            url.set(drivername="postgresql+psycopg"), paramstyle="format", pool_pre_ping=True
+            url.set(drivername="postgresql+psycopg"),
+            paramstyle="format",
+            pool_pre_ping=True,
+            connect_args=_POSTGRES_OPTIONS,
         )
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise UsageError(

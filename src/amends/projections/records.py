@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    func,
     insert,
     or_,
     select,
@@ -67,6 +68,16 @@ history: Final = Table(
     Column("why", Text),
     Column("detail", Text),
 )
+
+
+#: Of an advisory lock in PostgreSQL; any number that others do not use.
+_SCHEMA_LOCK: Final = 0x616D656E6473
+
+
+def lock_schema(connection: Connection) -> None:
+    """Let nobody else make tables until the transaction ends."""
+    if connection.dialect.name == "postgresql":  # in SQLite one writes at a time anyway
+        connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
 
 
 class Target(StrEnum):
