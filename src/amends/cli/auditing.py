@@ -10,6 +10,7 @@ import typer
 from pydantic_core import to_jsonable_python
 from rich.text import Text
 
+from amends.cli import proving
 from amends.cli.appload import load_aggregate
 from amends.cli.exits import Exit, Stop
 from amends.cli.listing import summary_json
@@ -28,6 +29,7 @@ from amends.projections.sagas import SagaSummary
 router = typer.Typer(
     name="audit", help="What happened, to whom and when, and the proof of it.", no_args_is_help=True
 )
+router.add_typer(proving.router)
 
 
 class Past(NamedTuple):

@@ -22,7 +22,8 @@ from amends.projections.audit.chain import GENESIS, content_of, link
 from amends.projections.audit.checkpoints import Checkpoint, sign
 from amends.projections.audit.keys import SigningKey
 from amends.projections.audit.projection import AuditTrail
-from amends.projections.audit.verify import Difference, Verified, checkpoint_of, verify
+from amends.projections.audit.recorded import checkpoint_of
+from amends.projections.audit.verify import Difference, Verified, verify
 from amends.projections.build import build
 from amends.projections.database import Database
 from amends.projections.projector import Projector

@@ -11,6 +11,7 @@ from amends.domain.ids import Position, StreamName
 from amends.domain.removals import REMOVALS
 from amends.projections.audit import tables
 from amends.projections.audit.projection import removed_in
+from amends.projections.audit.recorded import head_of
 from amends.projections.database import Database
 from amends.stores.port import EventFilter, EventStore
 
@@ -106,8 +107,8 @@ class Removals:
 
     async def _just_now(self, stream: str, version: int, position: int) -> RecordedEvent | None:
         """A removal that is not in the chain yet: it was decided since."""
-        head = await self._database.query(select(tables.head.c.position))
-        after = Position(head[0]["position"]) if head else Position(position)
+        head = await head_of(self._database)
+        after = Position(position if head is None else head.position)
         while page := await self._store.read_all(after, filter=_DECISIONS):
             for decision in page:
                 if removed_in(decision).get(stream, -1) >= version:

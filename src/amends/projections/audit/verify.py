@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
-
-from sqlalchemy import select
+from typing import Final, NamedTuple
 
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import START, Position
 from amends.errors import AuditError
 from amends.projections import records as projection_records
 from amends.projections.audit import tables
-from amends.projections.audit.chain import GENESIS, Content, content_of, link, moment_text
+from amends.projections.audit.chain import GENESIS, content_of, link
 from amends.projections.audit.checkpoints import Checkpoint, Keys, signature_fault
-from amends.projections.audit.projection import HEAD, NAME
+from amends.projections.audit.projection import NAME
+from amends.projections.audit.recorded import Row, checkpoint_of, head_of, pages, row_of
 from amends.projections.audit.removed import Removals, Removed
 from amends.projections.database import Database
 from amends.stores.port import EventStore
@@ -54,16 +53,6 @@ class Verified(NamedTuple):
     signed: int
     behind: bool
     difference: Difference | None
-
-
-class Row(NamedTuple):
-    """A record, as it is in the database."""
-
-    n: int
-    content: Content
-    content_hash: bytes
-    hash: bytes
-    at: datetime
 
 
 async def verify(
@@ -250,13 +239,10 @@ class _Run:
                     fault or f"the chain ends at record {n}, so what came after it was taken away"
                 )
                 raise _Found(Difference(told, at, n))
-        found = await self._database.query(select(tables.head).where(tables.head.c.id == HEAD))
-        head = found[0]["n"] if found else 0
-        if head > n or self._applied > n:
-            told = (
-                f"the chain ends at record {n}, and had {max(head, self._applied)}: its end was taken "
-                "away"
-            )
+        head = await head_of(self._database)
+        had = max(self._applied, 0 if head is None else head.n)
+        if had > n:
+            told = f"the chain ends at record {n}, and had {had}: its end was taken away"
             raise _Found(Difference(told, at, n))
 
     async def _log(self, upto: Position) -> AsyncIterator[RecordedEvent]:
@@ -269,38 +255,12 @@ class _Run:
             after = page[-1].position
 
     async def _rows(self, upto: Position) -> AsyncIterator[Row]:
-        c = tables.records.c
-        wanted = select(tables.records).where(c.position <= upto).order_by(c.n).limit(PAGE)
-        after = 0
-        while page := await self._database.query(wanted.where(c.n > after)):
-            for row in page:
-                yield row_of(row)
-            after = page[-1]["n"]
+        async for row in pages(self._database, tables.records, upto):
+            yield row_of(row)
 
     async def _signatures(self, upto: Position) -> AsyncIterator[Checkpoint]:
-        c = tables.checkpoints.c
-        wanted = select(tables.checkpoints).where(c.position <= upto).order_by(c.n).limit(PAGE)
-        after = 0
-        while page := await self._database.query(wanted.where(c.n > after)):
-            for row in page:
-                yield checkpoint_of(row)
-            after = page[-1]["n"]
-
-
-def row_of(row: dict[str, Any]) -> Row:
-    """A record from the database."""
-    content = Content(
-        row["position"], row["stream"], row["version"], row["id"], row["type"],
-        moment_text(row["at"]), row["data"], row["metadata"],
-    )  # fmt: skip
-    return Row(row["n"], content, row["content"], row["hash"], row["at"])
-
-
-def checkpoint_of(row: dict[str, Any]) -> Checkpoint:
-    """A checkpoint from the database."""
-    return Checkpoint(
-        row["n"], row["position"], row["hash"], moment_text(row["at"]), row["key"], row["signature"]
-    )
+        async for row in pages(self._database, tables.checkpoints, upto):
+            yield checkpoint_of(row)
 
 
 def _of_row(row: Row, what: str) -> Difference:
