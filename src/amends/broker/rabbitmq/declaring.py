@@ -79,7 +79,8 @@ class Declarations:
             physical = self._names.queue(queue)
             if not await topology.exists(self._connection, topology.Queue(physical, {})):
                 raise UsageError(
-                    f"queue {queue!r} was never declared; nothing was published. Declare it first."
+                    f"queue {queue!r} was never declared; nothing was published. Declare it first: "
+                    "`amends broker setup APP`, or start a process of the application that has it"
                 )
             self._known.add(queue)
 
