@@ -8,8 +8,7 @@ import pytest
 from pydantic_core import from_json
 from sqlalchemy import select
 
-from amends.domain.envelope import NewEvent, RecordedEvent
-from amends.domain.ids import ANY, InstanceId
+from amends.domain.ids import InstanceId
 from amends.errors import InvalidFilter
 from amends.projections.build import build
 from amends.projections.builtin import Sagas
@@ -21,28 +20,10 @@ from amends.projections.filter import UNREADABLE, parse_filter
 from amends.projections.sagas import SagaSummary, newest_first, summarise
 from amends.sagas.retention import purge
 from amends.stores.memory import MemoryStore
-from amends.stores.port import Append, Removal
+from amends.stores.port import Removal
 from amends.testing.clock import EPOCH, ManualClock
+from tests.integration.projections.stories import STORIES, append, store_of_stories
 from tests.replay import golden
-
-STORIES = sorted(path.stem for path in golden.FOLDER.glob("*.json"))
-
-
-async def store_of_stories() -> MemoryStore:
-    """All golden journals in one log, one after the other, an hour between them."""
-    clock = ManualClock()
-    store = MemoryStore(clock)
-    for story in STORIES:
-        kept = golden.read(story)
-        for record in kept.records:
-            await append(store, InstanceId(kept.instance.saga, story), record)
-        await clock.advance(3600)
-    return store
-
-
-async def append(store: MemoryStore, instance: InstanceId, record: RecordedEvent) -> None:
-    event = NewEvent(record.id, record.type, record.data, record.metadata)
-    await store.append(Append(instance.stream, [event], ANY))
 
 
 def told(summary: SagaSummary) -> dict[str, object]:

@@ -7,9 +7,9 @@ from typing import Any, Final, overload
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text
 
-from amends.domain.ids import JOURNAL_PREFIX, InstanceId
+from amends.domain.ids import JOURNAL_PREFIX
 from amends.domain.removals import REMOVALS, RemovalDecided
-from amends.projections.builtin.columns import ERROR_CHARS_MAX, Word
+from amends.projections.builtin.columns import ERROR_CHARS_MAX, Word, forget, instance_key
 from amends.projections.definition import Projection, on, on_every
 from amends.projections.event import Event
 from amends.projections.filter import UNREADABLE
@@ -67,19 +67,12 @@ class Sagas(Projection):
         """Forget instances whose journals are about to go. One to which something happens in that
         very moment stays in the log, and is shown here as unreadable, because it has no beginning.
         """
-        for going in event.data.streams:
-            instance = InstanceId.of_stream(going.stream)
-            if instance is not None:
-                key = {"saga": instance.saga, "id": instance.id}
-                for row in rows.find(fields, **key):
-                    rows.delete(fields, **key, name=row["name"])
-                rows.delete(sagas, **key)
+        forget(event.data, rows, sagas, fields)
 
     @on_every
     def take(self, event: Event[Any], rows: Rows) -> None:
         """Take any event of a journal."""
-        instance = event.instance
-        key = {"saga": instance.saga, "id": instance.id}
+        instance, key = event.instance, instance_key(event)
         row = None if event.version == 0 else rows.get(sagas, **key)
         if row is None:
             summary, position = SagaSummary(instance), event.position
