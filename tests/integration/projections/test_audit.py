@@ -296,6 +296,18 @@ async def test_a_forged_event_with_the_chain_computed_anew(
     assert found.what.startswith("the published checkpoint at record 40: what was signed has")
 
 
+async def test_whoever_has_the_key_cannot_change_what_was_published(
+    store: MemoryStore, trail: Database
+) -> None:
+    published = await checkpoints(trail)
+    put(store, 33, at(store, 33)._replace(data=b'{"amount":1000000}'))
+    await recompute(store, trail)
+    await forge_checkpoints(trail, KEY, KEY.public.id)
+    await green(store, trail, *published[:3])
+    found = await difference(store, trail, *published)
+    assert found.what.startswith("the published checkpoint at record 40: what was signed has")
+
+
 async def forge_checkpoints(database: Database, thief: SigningKey, key: str) -> None:
     r = tables.records.c
     for old in await checkpoints(database):
