@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from amends.broker.port import Broker, Consumer, Delivery, Message
 from amends.broker.rabbitmq import RabbitBroker, inboxes, members, ownership
 from amends.broker.rabbitmq.consumer import RabbitConsumer
+from amends.broker.rabbitmq.delays import delivery_pattern
 from amends.testing.contracts.data import new_message, new_messages, soon
 from amends.testing.rabbitmq import PrivateRabbitMQ
 from tests.integration.rabbitmq.site import Plain, Site, eventually, receive
@@ -215,6 +217,38 @@ async def test_an_inbox_that_is_deleted_is_made_again_and_served(site: Site, pla
         await soon(one.broker.publish(messages))
         await eventually(lambda: {m for seen in one.seen.values() for m in seen} == set(messages))
         await one.close()
+
+
+async def test_what_was_due_while_its_queue_was_away_comes_back(site: Site, plain: Plain) -> None:
+    """As when RabbitMQ starts, and what was delayed is there before the way to its queue is."""
+    client = await site.open(*INBOXES)
+    await client.declare(["commands.ledger"])
+    names, due = client._names, datetime.now(UTC) + timedelta(seconds=3)
+    messages = [
+        new_message(queue, due=due) for queue in (*INBOXES, "commands.ledger", "commands.x")
+    ]
+    await client.declare(["commands.x"])
+    for queue in (*INBOXES, "commands.ledger"):
+        await plain.wire.queue_unbind(
+            names.queue(queue), names.delivery, routing_key=delivery_pattern(queue)
+        )
+    await client.publish(messages)
+    await plain.delete("commands.x")
+    await eventually(partial(as_many_letters, client, len(messages)))
+    worker = await site.open("commands.ledger")
+    async with owners(site, 1) as [one]:
+        await shared([one])
+        seen = one.seen
+        await eventually(lambda: {m for each in seen.values() for m in each} == set(messages[:-2]))
+        [command] = await receive(worker.consume("commands.ledger", limit=1), 1)
+        assert command.message == messages[-2]
+        [left] = await client.dead_letters()
+        assert left.message == messages[-1], "its queue is not there"
+        await one.close()
+
+
+async def as_many_letters(broker: RabbitBroker, count: int) -> bool:
+    return len(await broker.dead_letters()) == count
 
 
 async def test_an_inbox_that_somebody_made_otherwise_is_served_when_that_is_mended(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Self
@@ -72,6 +73,7 @@ class RabbitBroker:
         self._consumers: list[RabbitConsumer] = []
         self._inboxes: list[Inboxes] = []
         self._counters = Counters()
+        self._bringing: asyncio.Task[None] | None = None
         self._closed = False
 
     @classmethod
@@ -171,10 +173,15 @@ class RabbitBroker:
             self._clock,
             make=lambda queue, bell: self._make(queue, limit, bell),
             prepare=self._declarations.prepare,
+            on_first_taken=self._bring_back,
         )
         self._inboxes = [known for known in self._inboxes if known.wanted]
         self._inboxes.append(inboxes)
         return inboxes
+
+    def _bring_back(self) -> None:
+        if self._bringing is None or self._bringing.done():
+            self._bringing = asyncio.create_task(self._dead.bring_back(self._clock))
 
     def _make(self, queue: str, limit: int, bell: Bell | None = None) -> RabbitConsumer:
         return RabbitConsumer(
@@ -275,7 +282,9 @@ class RabbitBroker:
         return self._membership.carrier(inbox)
 
     def _served(self) -> list[str]:
-        return [consumer.queue for each in self._inboxes for consumer in each.consumers()]
+        """Inboxes whose messages are begun here: not those that are being handed over."""
+        consumers = [consumer for each in self._inboxes for consumer in each.consumers()]
+        return [consumer.queue for consumer in consumers if not consumer.is_draining]
 
     def _live(self) -> list[RabbitConsumer]:
         consumers = [*self._consumers, *(c for each in self._inboxes for c in each.consumers())]
@@ -305,6 +314,9 @@ class RabbitBroker:
         if self._closed:
             return
         self._closed = True
+        if self._bringing is not None:
+            self._bringing.cancel()
+            await asyncio.wait([self._bringing])
         for inboxes in self._inboxes:
             await inboxes.close()
         for consumer in self._consumers:

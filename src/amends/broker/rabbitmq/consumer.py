@@ -127,7 +127,7 @@ class RabbitConsumer:
         self._settling: Settling | None = None
         self._out: set[Token] = set()
         """What was received and is not settled."""
-        self._draining = False
+        self.is_draining = False
         self._returning = False
         self._stopped = False
         self._closed = False
@@ -211,7 +211,7 @@ class RabbitConsumer:
                 f"the subscription to {self.queue!r} is lost ({self._lost}); what it had not "
                 "acknowledged comes again. Subscribe again"
             )
-        if self._draining or self._stopped:
+        if self.is_draining or self._stopped:
             return []
         taken: list[Delivery] = []
         while self._buffer and len(self._out) < self._limit:
@@ -220,11 +220,12 @@ class RabbitConsumer:
             taken.append(delivery)
         return taken
 
+    def drain(self) -> None:
+        """Give out no more. What comes meanwhile goes back when the channel is closed."""
+        self.is_draining = True
+
     async def drained(self) -> None:
-        """Give out no more, and wait until what was received is done with. What comes meanwhile
-        stays where it is, and goes back when the channel is closed.
-        """
-        self._draining = True
+        """Wait until what was received is done with."""
         while self._out and self._lost is None:
             await self._bell.wait()
 

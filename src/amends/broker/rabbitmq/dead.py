@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -20,12 +20,15 @@ from aiormq.exceptions import ChannelNotFoundEntity
 
 from amends.broker.port import DeadLetter
 from amends.broker.rabbitmq.connection import LOST, REQUEST_TIMEOUT_S, Connection, describe
-from amends.broker.rabbitmq.letters import read_letter, revived
+from amends.broker.rabbitmq.letters import NO_QUEUE, read_letter, revived
 from amends.broker.rabbitmq.names import Names
 from amends.broker.rabbitmq.publisher import Publisher
-from amends.broker.rabbitmq.topology import COMMAND_DELIVERIES_MAX
+from amends.broker.rabbitmq.topology import COMMAND_DELIVERIES_MAX, Queue, exists
 from amends.broker.rabbitmq.wire import Post
+from amends.domain.backoff import back_off
+from amends.domain.clock import Clock
 from amends.errors import BrokerUnavailable, UsageError
+from amends.telemetry import Log
 
 #: After so many deliveries, RabbitMQ puts a command aside.
 DELIVERIES_MAX: Final = COMMAND_DELIVERIES_MAX + 1
@@ -40,6 +43,8 @@ RETURNING_S: Final = 0.1
 TRIES_MAX: Final = 8
 
 T = TypeVar("T")
+
+log = Log("amends.broker")
 
 
 class _Read(NamedTuple):
@@ -70,14 +75,53 @@ class DeadLetters:
             chosen = [read for read in found if read.letter.message.id in ids]
             for read in chosen:
                 self._check_way_back(read.letter)
-            for read in chosen:
-                queue = read.letter.message.queue
-                mail = Post(read.raw.body, revived(read.raw.header.properties))
-                await self._publisher.send(self._names.exchange, queue, mail, queue=queue)
-                await _take_away(wire, read)
-            return len(chosen)
+            return await self._revive(wire, chosen)
 
         return await self._reading(revive)
+
+    async def bring_back(self, clock: Clock) -> None:
+        """Publish again what was due while its queue was not there, and is now. Tries until it has
+        looked.
+
+        RabbitMQ puts such messages aside also while it starts, when what was delayed is there
+        before the way to its queue is. Sagas wait for them, and no person has anything to decide.
+        """
+        failures = 0
+        while True:
+            try:
+                if count := await self._bring_back():
+                    log.warning("brought_back", dead_letters=count)
+                return
+            except (BrokerUnavailable, UsageError) as error:
+                failures += 1
+                log.warning("not_brought_back", error=str(error))
+                await back_off(clock, failures)
+
+    async def _bring_back(self) -> int:
+        async def revive(wire: Wire, found: list[_Read]) -> int:
+            stranded = [read for read in found if read.letter.reason == NO_QUEUE]
+            there = {
+                queue: await self._is_there(queue)
+                for queue in {read.letter.message.queue for read in stranded}
+            }
+            return await self._revive(wire, [r for r in stranded if there[r.letter.message.queue]])
+
+        return await self._reading(revive)
+
+    async def _is_there(self, queue: str) -> bool:
+        try:
+            physical = self._names.queue(queue)
+        except UsageError:
+            return False
+        return await exists(self._connection, Queue(physical, {}))
+
+    async def _revive(self, wire: Wire, chosen: Sequence[_Read]) -> int:
+        for read in chosen:
+            queue = read.letter.message.queue
+            mail = Post(read.raw.body, revived(read.raw.header.properties))
+            await self._publisher.send(self._names.exchange, queue, mail, queue=queue)
+            await _take_away(wire, read)
+        return len(chosen)
 
     async def discard(self, ids: Collection[UUID]) -> int:
         """Take letters away for good."""

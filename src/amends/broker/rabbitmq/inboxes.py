@@ -29,7 +29,8 @@ HANDOVER_S: Final = 10.0
 
 class Inboxes:
     """Implements `Consumer`. `make` makes a consumer of one queue that rings the given bell;
-    `prepare` raises UsageError for a queue that is not there and was never declared.
+    `prepare` raises UsageError for a queue that is not there and was never declared. `on_first_taken`
+    is called when this process has taken the first of all inboxes, which one process has.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Inboxes:
         *,
         make: Callable[[str, Bell], RabbitConsumer],
         prepare: Callable[[str], Awaitable[None]],
+        on_first_taken: Callable[[], None],
     ) -> None:
         self.queues = frozenset(queues)
         self._membership = membership
         self._clock = clock
         self._make = make
         self._prepare = prepare
+        self._on_first_taken = on_first_taken
         self._bell = Bell()
         self._consumers: dict[str, RabbitConsumer] = {}
         self._serving: list[asyncio.Task[None]] = []
@@ -136,6 +139,8 @@ class Inboxes:
                 self._consumers[queue] = consumer
                 log.info("inbox_taken", queue=queue)
                 self._wake()
+                if queue == min(self.queues):
+                    self._on_first_taken()
                 await self._while_mine(consumer)
                 await self._finish(consumer)
             except (BrokerUnavailable, UsageError) as error:
@@ -158,6 +163,9 @@ class Inboxes:
             await self._membership.changed.wait()
 
     async def _finish(self, consumer: RabbitConsumer) -> None:
+        consumer.drain()
+        self._membership.note_change()
+        self._membership.say_here()  # or they send through it what is for others of mine
         try:
             async with asyncio.timeout(HANDOVER_S):
                 await consumer.drained()

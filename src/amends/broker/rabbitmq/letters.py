@@ -39,6 +39,9 @@ _OURS: Final = (QUEUE, REASON, DETAIL, DIED_AT, DELIVERIES)
 DETAIL_BYTES_MAX: Final = 16 * 1024
 HEADER_BYTES_MAX: Final = 120 * 1024
 
+#: Of what was due while its queue, or the way to it, was not there.
+NO_QUEUE: Final = "no such queue"
+
 #: What RabbitMQ says of what it puts aside by itself, in our words.
 _REASONS: Final = {
     "delivery_limit": "delivered too often",
@@ -135,7 +138,7 @@ def _put_aside_by_the_server(
     physical = str(death.get("queue", ""))
     if names.is_delay(physical):
         queue = target_of(raw.routing_key or "")
-        reason, told = "no such queue", "its queue was gone when it was due"
+        reason, told = NO_QUEUE, "its queue was gone when it was due"
     else:
         queue = names.logical(physical) or physical
         told = str(death.get("reason", "nobody said why"))

@@ -188,6 +188,11 @@ class Membership:
         """Tell the others that these queues were made anew. Also if it is not one of them."""
         self._tell(MADE, made=tuple(queues))
 
+    def say_here(self) -> None:
+        """Tell the others how things are now, without waiting for the next beat."""
+        if self._joined.is_set():
+            self._tell(HERE)
+
     # --- hearing
 
     async def _run(self) -> None:

@@ -145,7 +145,9 @@ def unpack(queue: str, delivered: DeliveredMessage) -> list[Arrived]:
         if properties.message_type == PARCEL:
             return [Arrived(message, count) for message in _open(queue, delivered.body)]
         return [Arrived(_message(queue, properties, headers, delivered.body), count)]
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except Exception:
+        # Whatever is wrong with it. If it were in nobody's hands, it would be acknowledged with those
+        # that come after it.
         return [Arrived(_foreign(queue, properties, delivered.body), count)]
 
 
