@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import DateTime
+from sqlalchemy import DateTime, String
 from sqlalchemy.engine import Dialect
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+#: 2026-03-01 12:00:00.000000
+_TEXT_CHARS: Final = 26
 
 
 class Moment(TypeDecorator[datetime]):
@@ -19,17 +22,28 @@ class Moment(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """What it is in the database."""
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(String(_TEXT_CHARS))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         """To the database. Raises ValueError for a datetime without a zone."""
-        if value is None or value.tzinfo is UTC:
-            return value
-        if value.tzinfo is None:
-            raise ValueError(f"{value!r} has no time zone, so it is no moment")
-        return value.astimezone(UTC)
+        if value is None:
+            return None
+        if value.tzinfo is not UTC:
+            if value.tzinfo is None:
+                raise ValueError(f"{value!r} has no time zone, so it is no moment")
+            value = value.astimezone(UTC)
+        if dialect.name == "sqlite":
+            return value.isoformat(" ", "microseconds")[:_TEXT_CHARS]
+        return value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """From the database."""
         if value is None:
             return None
-        moment: datetime = value
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+        assert isinstance(moment, datetime)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -65,8 +65,9 @@ class Rows:
     def insert(self, table: Table, /, **values: Any) -> None:
         """Add a row. One of that key must not exist. What is left out is NULL."""
         pending = self._of(table, values)
-        whole = {name: values.get(name) for name in pending.columns}
-        self._write(pending, Kind.INSERT, whole)
+        if len(values) < len(pending.columns):
+            values = pending.columns | values
+        self._write(pending, Kind.INSERT, values)
 
     def update(self, table: Table, /, **values: Any) -> None:
         """Change columns of a row. If there is none of that key, nothing happens."""

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     DateTime,
     Index,
+    Integer,
     MetaData,
     Numeric,
     PrimaryKeyConstraint,
@@ -109,7 +111,7 @@ def shadow_name(table: Table, build: int) -> str:
 
 def _copy(table: Table, metadata: MetaData, name: str, build: int) -> Table:
     columns = [
-        Column(column.name, column.type, nullable=column.nullable, autoincrement=False)
+        Column(column.name, _type(column), nullable=column.nullable, autoincrement=False)
         for column in table.columns
     ]
     key = PrimaryKeyConstraint(
@@ -129,6 +131,15 @@ def _copy(table: Table, metadata: MetaData, name: str, build: int) -> Table:
         names = [column.name for column in index.columns]
         Index(f"{index.name}__{build}", *(copy.c[name] for name in names), unique=index.unique)
     return copy
+
+
+def _type(column: Column[Any]) -> Any:
+    # SQLite keeps a table by its key itself if that is one INTEGER, which there has 64 bits, and by
+    # an index beside it otherwise.
+    is_key = column.primary_key and len(column.table.primary_key.columns) == 1
+    if is_key and isinstance(column.type, BigInteger):
+        return column.type.with_variant(Integer(), "sqlite")
+    return column.type
 
 
 def shape(tables: Sequence[Table], dialect: Dialect) -> str:
