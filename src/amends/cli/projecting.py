@@ -77,6 +77,28 @@ def _is_there(client: Client) -> bool:
 
 
 @router.command()
+def history(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Only this one's.")] = None,
+    db: Db = None,
+    json: Json = False,
+) -> None:
+    """Show what was done to projections: made, rebuilt, resumed, events skipped; by whom and why."""
+    done = [one for one in run(_history(db)) if name in (None, one["name"])]
+    if json:
+        for one in done:
+            emit(one)
+    elif done:
+        show(_history_table(done))
+    else:
+        note("nothing was done to a projection here yet")
+
+
+async def _history(db: str | None) -> Sequence[dict[str, Any]]:
+    async with looking(db) as client:
+        return await client.projections.history() if _is_there(client) else []
+
+
+@router.command()
 def resume(name: Name, why: Why = "", who: Who = None, db: Db = None, json: Json = False) -> None:
     """Let a stopped projection try its event again, with the code as it is now."""
     from amends.projections import operating  # noqa: PLC0415 - with what it needs
@@ -135,6 +157,17 @@ def _table(overview: Overview) -> Table:
             Text("stopped", style="bold red") if record.is_stopped else Text(str(record.state)),
             Text(clean(_runner(record, overview.now))),
         )
+    return made
+
+
+def _history_table(done: Sequence[dict[str, Any]]) -> Table:
+    numbers = ("version", "position")
+    made = table("at (UTC)", "projection", "done", *numbers, "who", "why", right=numbers)
+    for one in done:
+        made.add_row(
+            stamp(one["at"]), one["name"], one["action"], str(one["version"]),
+            f"{one['position']:,}", Text(clean(one["who"] or "")), Text(clean(one["why"] or "")),
+        )  # fmt: skip
     return made
 
 

@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from pydantic_core import from_json
+
 from amends.domain.clock import Clock
 from amends.domain.ids import Position
-from amends.errors import NotRegistered, ProjectionStopped, UsageError
+from amends.errors import NotRegistered, ProjectionMismatch, ProjectionStopped, UsageError
 from amends.stores.port import EventStore
 
 if TYPE_CHECKING:  # SQLAlchemy is imported when there is something to do
@@ -128,26 +130,51 @@ class Projections:
 
         return await self.database.look(records.load_all)
 
+    async def history(self) -> list[dict[str, Any]]:
+        """What was done to them: made, rebuilt, resumed, events skipped. Oldest first.
+
+        Raises ProjectionUnavailable.
+        """
+        from amends.projections import records  # noqa: PLC0415
+
+        done = await self.database.look(records.load_history)
+        return [one | {"detail": from_json(one["detail"] or "null")} for one in done]
+
     async def caught_up(self, *names: str, timeout: float | None = None) -> None:
         """Wait until projections, by default all, have taken in whatever is in the log by now.
 
-        `timeout` is in seconds. Raises ProjectionStopped, which says at which event, NotRegistered,
-        ProjectionUnavailable and TimeoutError.
+        `timeout` is in seconds. Raises ProjectionStopped, which says at which event,
+        ProjectionMismatch (it has another version here, and nobody rebuilds it by himself),
+        NotRegistered, ProjectionUnavailable and TimeoutError.
         """
         if unknown := set(names) - set(self.names):
             raise NotRegistered(f"the application has no projection {', '.join(sorted(unknown))}")
         end = await self._store.end()
         waited_for = set(names or self.names)
         async with nullcontext() if timeout is None else asyncio.timeout(timeout):
-            while waited_for:
-                records = await self.records()
-                waited_for -= {r.name for r in records if r.target == "live" and _is_at(r, end)}
-                for record in records:
-                    if record.name in waited_for and record.fault is not None:
-                        raise ProjectionStopped(record.stopped_text)
-                if waited_for:
-                    due = self._clock.now() + timedelta(seconds=LOOK_S)
-                    await self.database.changed.wait_until(self._clock, due)
+            while True:
+                for record in await self.records():
+                    if record.name in waited_for and self._is_at(record, end):
+                        waited_for.remove(record.name)
+                if not waited_for:
+                    return
+                due = self._clock.now() + timedelta(seconds=LOOK_S)
+                await self.database.changed.wait_until(self._clock, due)
+
+    def _is_at(self, record: Record, end: Position) -> bool:
+        """Whether a projection has taken in the log up to a position. Raises if it never will."""
+        if record.target != "live":
+            return False
+        projection = self.known[record.name]
+        if record.version != projection.version:
+            if self._settings.rebuild_projections and record.version < projection.version:
+                return False
+            raise ProjectionMismatch(
+                f"projection {record.name!r}: {record.other_version_text(projection.version)}"
+            )
+        if record.position < end and record.fault is not None:
+            raise ProjectionStopped(record.stopped_text)
+        return record.position >= end
 
     async def projector(self) -> Projector:
         """What runs them; their tables are made if need be.
@@ -171,7 +198,3 @@ class Projections:
         """Release the database. Idempotent."""
         if self._database is not None:
             await self._database.close()
-
-
-def _is_at(record: Record, end: Position) -> bool:
-    return record.position >= end

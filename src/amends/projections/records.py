@@ -130,6 +130,18 @@ class Record(NamedTuple):
         """Whether it waits for a person."""
         return self.state is RunState.STOPPED
 
+    def other_version_text(self, version: int) -> str:
+        """What to do about it where the code has another version."""
+        if self.version > version:
+            return (
+                f"version {self.version} is in the database, and this code has {version}: deploy "
+                "the newer code, which runs it"
+            )
+        return (
+            f"version {self.version} is in the database, and the code has {version}: "
+            f"amends projections rebuild {self.name}"
+        )
+
     @property
     def stopped_text(self) -> str:
         """What to tell of a projection that has a fault."""
@@ -320,6 +332,12 @@ def note(
             detail=None if detail is None else json.dumps(detail),
         )
     )
+
+
+def load_history(connection: Connection) -> list[dict[str, Any]]:
+    """What was done to all of them, oldest first."""
+    done = connection.execute(select(history).order_by(history.c.n))
+    return [dict(row) for row in done.mappings()]
 
 
 def skipped(connection: Connection, name: str, version: int) -> frozenset[int]:

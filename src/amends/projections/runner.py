@@ -93,7 +93,7 @@ class Runner:
         record = prepare(connection, self._projection, self._database, now)
         if record.version != self._projection.version:
             is_old = record.version < self._projection.version
-            return None, other_version(self._projection, record), is_old
+            return None, record.other_version_text(self._projection.version), is_old
         token = records.take_lease(
             connection, self._name, Target.LIVE,
             owner=self._owner, now=now, lease_s=self._lease_s,
@@ -141,16 +141,3 @@ class Runner:
 
     async def _pause(self, seconds: float) -> None:
         await self._clock.sleep_until(self._clock.now() + timedelta(seconds=seconds))
-
-
-def other_version(projection: Projection, record: Record) -> str:
-    """What to do about a projection of another version than the code."""
-    if record.version > projection.version:
-        return (
-            f"version {record.version} is in the database, and this code has {projection.version}: "
-            "deploy the newer code, which runs it"
-        )
-    return (
-        f"version {record.version} is in the database, and the code has {projection.version}: "
-        f"amends projections rebuild {projection.name}"
-    )

@@ -61,6 +61,11 @@ def test_one_that_stopped_is_shown_and_goes_on(
     done = amends.ok("projections", "skip", "counts", "--why", "a test", "--who", "anna", "--json")
     assert done.json == [{"skipped": "counts", "position": told["fault"]["position"]}]
     assert "did not stop" in amends("projections", "resume", "counts").err
+    made, skipped = amends.ok("projections", "history", "counts", "--json").json
+    assert (made["action"], skipped["action"], skipped["who"]) == ("create", "skip", "anna")
+    assert skipped["detail"]["type"] == "SagaStarted"
+    assert "a test" in amends.ok("projections", "history").out
+    assert "nothing was done" in amends.ok("projections", "history", "else").err
     amends.engine(one_more, app=projecting_app.app)
 
     async def numbers(client: Client) -> list[int]:

@@ -431,8 +431,10 @@ async def test_another_version_waits_and_touches_nothing(
 ) -> None:
     await check(database, clock, other_ledger(version=2))
     await move(store, "a", 1)
-    for version in (1, 3):
-        async with running(store, database, clock, other_ledger(version=version)):
+    for version, why in ((1, "deploy the newer"), (3, "rebuild ledger")):
+        async with running(store, database, clock, other_ledger(version=version)) as projections:
             await clock.advance(60)
+            with pytest.raises(ProjectionMismatch, match=why):
+                await projections.caught_up()
         record = await record_of(database, "ledger")
         assert (record.version, record.position, record.token) == (2, START, 0)
