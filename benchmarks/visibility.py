@@ -56,6 +56,10 @@ QUESTIONS = (
     "state:compensated currency:EUR newer:9000h",
     "state:parked currency:EUR",
     "id:p-77777*",
+    "step:withdraw idle:1h",
+    "step:deposit",
+    "error:Refused state:parked",
+    "error:Nothing",
 )
 
 

@@ -1,7 +1,8 @@
 """Finding instances in the tables of the projection *sagas*, quickly also among millions.
 
-The latest are wanted first, and only some. So each state is walked by its index from the latest on, and
-the walks are merged; unless a value that is looked for is rare, which then leads to the few that have it.
+The latest are wanted first, and only some. So an index is walked from the latest on, for each state or what
+else must be the same, and the walks are merged; unless a value that is looked for is rare, which then leads to
+the few that have it.
 """
 
 from __future__ import annotations
@@ -35,15 +36,14 @@ def find(connection: Connection, filter: Filter, now: datetime, limit: int) -> F
     for field in filter.fields:
         if connection.execute(select(1).where(_named(field)).limit(1)).first() is None:
             raise filter.unknown(field)
-    rare = next((field for field in filter.fields if _is_rare(connection, field)), None)
-    rest = [field for field in filter.fields if field is not rare]
-    conditions = [*_conditions(filter, now), *(_has(field) for field in rest)]
-    if rare is not None:
-        wanted = _among(rare, filter, conditions)
-    elif filter.ids:
-        wanted = select(*_SHOWN).where(_in_states(filter), *conditions)
+    few = _few(connection, filter)
+    conditions = [*_conditions(filter, now), *map(_has, filter.fields)]
+    if few is None:
+        wanted = _latest_of_each(_walks(filter), conditions, limit + 1)
     else:
-        wanted = _by_state(filter, conditions, limit + 1)
+        together = and_(sagas.c.saga == few.c.saga, sagas.c.id == few.c.id)
+        conditions.append(sagas.c.state.in_(_states(filter)))
+        wanted = select(*_SHOWN).join_from(few, sagas, together).where(*conditions)
     rows = connection.execute(wanted.order_by(*_latest(wanted.selected_columns)).limit(limit + 1))
     found = [
         SagaSummary.unfolded(InstanceId(row["saga"], row["id"]), row["fold"])
@@ -70,37 +70,50 @@ def _states(filter: Filter) -> Sequence[str]:
     return sorted({*filter.states, UNREADABLE}) if filter.states else STATES
 
 
-def _in_states(filter: Filter) -> Any:
-    return sagas.c.state.in_(_states(filter))
+def _walks(filter: Filter) -> list[list[Any]]:
+    """What is the same in each walk: an index has it in front, and then the order that is shown."""
+    c = sagas.c
+    for column, values in ((c.step, filter.steps), (c.error_type, filter.errors)):
+        if exact := _exact(values):
+            in_states = c.state.in_(_states(filter))
+            return [[column == value, in_states] for value in exact]
+    names = [[c.saga == saga] for saga in _exact(filter.sagas)] or [[]]
+    return [[c.state == state, *name] for state in _states(filter) for name in names]
 
 
-def _by_state(filter: Filter, conditions: Sequence[Any], limit: int) -> Any:
-    """The latest of each state; each is a walk along an index, whose end is the limit."""
-    exact = [value.text for value in filter.sagas if not value.is_prefix]
-    kinds: Sequence[str | None] = exact if len(exact) == len(filter.sagas) and exact else [None]
-    walks = []
-    for state in _states(filter):
-        for saga in kinds:
-            own = [sagas.c.state == state, *([] if saga is None else [sagas.c.saga == saga])]
-            walk = select(*_SHOWN).where(*own, *conditions)
-            latest = walk.order_by(*_latest(sagas.c)).limit(limit).subquery()
-            walks.append(select(latest))
-    together = union_all(*walks).subquery()
-    return select(together)
+def _exact(values: Sequence[Value]) -> list[str]:
+    """The values of a term, unless one of them stands for several."""
+    return [] if any(value.is_prefix for value in values) else [value.text for value in values]
 
 
-def _among(field: Field, filter: Filter, conditions: Sequence[Any]) -> Any:
-    """Those that have a rare value."""
-    # The limit keeps the database from looking at it the other way round.
-    keys = select(fields.c.saga, fields.c.id).where(_matches(field)).limit(RARE).subquery()
-    together = and_(sagas.c.saga == keys.c.saga, sagas.c.id == keys.c.id)
-    return select(*_SHOWN).join_from(keys, sagas, together).where(_in_states(filter), *conditions)
+def _latest_of_each(walks: Sequence[Sequence[Any]], conditions: Sequence[Any], limit: int) -> Any:
+    """The latest of each walk, which ends when it has enough."""
+    parts = [
+        select(*_SHOWN)
+        .where(*walk, *conditions)
+        .order_by(*_latest(sagas.c))
+        .limit(limit)
+        .subquery()
+        for walk in walks
+    ]
+    return select(union_all(*map(select, parts)).subquery())
 
 
-def _is_rare(connection: Connection, field: Field) -> bool:
-    some = select(1).where(_matches(field)).limit(RARE + 1).subquery()
-    found: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
-    return found <= RARE
+def _few(connection: Connection, filter: Filter) -> Any:
+    """The keys of all that have a rare value, id, step or error, if the filter names one."""
+    keys = [select(fields.c.saga, fields.c.id).where(_matches(field)) for field in filter.fields]
+    for column, values in (
+        (sagas.c.id, filter.ids), (sagas.c.step, filter.steps), (sagas.c.error_type, filter.errors),
+    ):  # fmt: skip
+        if values:
+            keys.append(select(sagas.c.saga, sagas.c.id).where(_is_one(column, values)))
+    for wanted in keys:
+        # The limit keeps the database from looking at it the other way round.
+        some = wanted.limit(RARE + 1).subquery()
+        found: int = connection.execute(select(func.count()).select_from(some)).scalar_one()
+        if found <= RARE:
+            return some
+    return None
 
 
 def _conditions(filter: Filter, now: datetime) -> Iterator[Any]:

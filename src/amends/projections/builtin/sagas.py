@@ -40,6 +40,8 @@ sagas: Final = Table(
     Index("sagas_by_state", "state", "started", "position"),
     Index("sagas_by_saga", "saga", "state", "started", "position"),
     Index("sagas_by_id", "id"),
+    Index("sagas_by_step", "step", "started", "position"),
+    Index("sagas_by_error", "error_type", "started", "position"),
 )
 fields: Final = Table(
     "saga_fields",
