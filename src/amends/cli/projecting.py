@@ -13,6 +13,7 @@ from rich.text import Text
 
 from amends.cli.acting import Why
 from amends.cli.exits import Exit, Stop
+from amends.cli.exporting import export
 from amends.cli.opening import looking, run
 from amends.cli.options import Db, Json, Who, who_or_login
 from amends.cli.output import clean, emit, note, show
@@ -139,6 +140,7 @@ async def _decide(decide: Decide, name: str, who: str, why: str, db: str | None)
 
 router.command()(rebuild)
 router.command("as-of")(as_of)
+router.command()(export)
 
 
 # --- showing

@@ -7,10 +7,20 @@ from typing import Any, Final
 
 from sqlalchemy import DateTime, String
 from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 #: 2026-03-01 12:00:00.000000
 _TEXT_CHARS: Final = 26
+
+
+class _Text(String):
+    """How SQLite declares it: kept as text, and known for a moment by whoever only sees the table."""
+
+
+@compiles(_Text, "sqlite")
+def _declared(type: _Text, compiler: Any, **_: Any) -> str:
+    return "DATETIME_CHAR"
 
 
 class Moment(TypeDecorator[datetime]):
@@ -25,7 +35,7 @@ class Moment(TypeDecorator[datetime]):
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """What it is in the database."""
         if dialect.name == "sqlite":
-            return dialect.type_descriptor(String(_TEXT_CHARS))
+            return dialect.type_descriptor(_Text(_TEXT_CHARS))
         return dialect.type_descriptor(DateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:

@@ -1,0 +1,1 @@
+"""Tables of projections as files: CSV, JSON Lines, Parquet."""
