@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -17,6 +18,7 @@ from amends.errors import (
     WrongExpectedVersion,
 )
 from amends.stores.eventstoredb import EventStoreDb, StoreAddress
+from amends.stores.eventstoredb.errors import NotWritten
 from amends.stores.port import EventFilter, Removal
 from amends.testing.contracts.data import as_new, closing, new_event, new_events, soon, take
 from tests.esdb.double import ProtocolDouble
@@ -232,7 +234,7 @@ async def test_a_stream_is_never_read_in_part(
         reading = asyncio.ensure_future(store.read(append.stream))
         for _ in range(n * 50):
             await asyncio.sleep(0)
-        link = await store._leader.link()
+        link = await store._leader.link(1)
         store._leader.drop(link)
         if n % 2:
             await link.retire(0)  # ends what is on its way, as a lost connection does
@@ -405,3 +407,27 @@ async def test_a_wrong_password_is_told_at_once() -> None:
             await soon(store.end())
         await store.close()
     assert "wrong" not in str(refused.value)
+
+
+async def test_nobody_waits_longer_than_they_may_for_a_node_that_is_silent() -> None:
+    """Also when many wait: they share an attempt, and do not make theirs one after another."""
+
+    listening = socket.create_server(("127.0.0.1", 0))  # and nobody accepts
+    port = listening.getsockname()[1]
+    async with opened(f"esdb://127.0.0.1:{port}?tls=false", timeout_s=0.3) as store:
+        began = asyncio.get_running_loop().time()
+        outcomes = await soon(
+            asyncio.gather(
+                *(store.append(an_append(a_stream())) for _ in range(20)),
+                *(store.read(a_stream()) for _ in range(20)),
+                return_exceptions=True,
+            )
+        )
+        assert asyncio.get_running_loop().time() - began < 5 * 0.3
+        assert {type(outcome) for outcome in outcomes} <= {StoreUnavailable, NotWritten}
+        waiting = asyncio.ensure_future(store.end())
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await soon(waiting)
+    listening.close()

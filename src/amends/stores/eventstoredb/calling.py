@@ -30,7 +30,7 @@ async def call(
     while True:
         error: StoreError
         try:
-            link = await connection.link()
+            link = await connection.link(max(until - loop.time(), 0))
             try:
                 return await ask(link, max(until - loop.time(), 0.001))
             except grpc.aio.AioRpcError as caught:

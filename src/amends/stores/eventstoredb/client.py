@@ -11,6 +11,7 @@ a subscription; and of an append's answer and of its errors they drop what tells
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
@@ -42,6 +43,9 @@ def _installed() -> str:
 
 
 PACKAGE: Final = _installed()
+
+# Before gRPC is loaded: else it tells on stderr of every connection that was lost.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 def _module(name: str) -> Any:

@@ -40,22 +40,37 @@ class Connection:
         self._follows = follows
         self._timeout_s = timeout_s
         self._link: Link | None = None
-        self._making = asyncio.Lock()
+        self._making: asyncio.Task[Link] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._leader: str | None = None
-        self.is_closed = False
+        self._is_closed = False
 
-    async def link(self) -> Link:
-        """The link there is, or a new one. Raises StoreUnavailable, StoreClosed."""
-        if self._link is None:
-            async with self._making:
-                if self._link is None:
-                    self._link = await self._make()
-        link = self._link
-        if self.is_closed:
-            await link.retire(0)
+    async def link(self, within_s: float) -> Link:
+        """The link there is, or a new one. All who wait share one attempt to make it, and none
+        waits for longer than it may. Raises StoreUnavailable, StoreClosed.
+        """
+        if self._link is not None:
+            return self._link
+        self._check_open()
+        if self._making is None:
+            self._making = asyncio.create_task(self._make())
+            self._making.add_done_callback(self._made)
+        making = self._making
+        if not (await asyncio.wait([making], timeout=within_s))[0]:
+            raise StoreUnavailable(
+                f"{self._address.redacted()} did not answer in time. Nothing was written; try again."
+            )
+        self._check_open()
+        return making.result()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
             raise StoreClosed(CLOSED)
-        return link
+
+    def _made(self, making: asyncio.Task[Link]) -> None:
+        self._making = None
+        if not making.cancelled() and making.exception() is None:
+            self._link = making.result()
 
     def drop(self, link: Link, leader: str | None = None) -> None:
         """Take a link for lost; `leader` is who leads, if its node said so."""
@@ -73,7 +88,10 @@ class Connection:
 
     async def close(self) -> None:
         """Release everything. Idempotent."""
-        self.is_closed = True
+        self._is_closed = True
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait([self._making])
         for retiring in list(self._retiring):
             retiring.cancel()
         if self._link is not None:
@@ -89,8 +107,6 @@ class Connection:
         known = [leader] if leader is not None else []
         error: StoreError = StoreUnavailable("the address names no node")
         for target in [*known, *self._address.targets]:
-            if self.is_closed:
-                raise StoreClosed(CLOSED)
             try:
                 return await self._reach(target, is_final=target == leader)
             except StoreUnavailable as caught:

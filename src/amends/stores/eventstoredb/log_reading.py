@@ -75,7 +75,7 @@ class LogReader:
         while True:
             error: StoreError | None = None
             try:
-                link = await self._following.link()
+                link = await self._following.link(self._timeout_s)
                 try:
                     async with aclosing(self._events(link, seen, filter)) as records:
                         async for record in records:

@@ -178,7 +178,7 @@ class StreamWriter:
 
     async def _send(self, append: Append, at: int, base: int, patience: _Patience) -> Any:
         async with self._slots:
-            link = await self._connection.link()
+            link = await self._connection.link(patience.left_s)
             timeout_s = patience.left_s
             request = append_request(
                 append.stream, append.events, at=at, base=base, timeout_s=timeout_s
