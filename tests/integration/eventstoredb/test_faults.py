@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
+from typing import Any
 
 import pytest
 
@@ -98,18 +100,39 @@ async def test_nothing_was_written_where_nobody_answers(
     assert await store.read(append.stream) == []
 
 
-@pytest.mark.parametrize("fault", [Fault.STALL_AFTER, Fault.DROP_AFTER, Fault.STALL_BEFORE])
-async def test_what_cannot_be_found_out_is_unknown(
+WRITTEN = [Fault.STALL_AFTER, Fault.DROP_AFTER, Fault.TIMEOUT_AFTER]
+
+
+@pytest.mark.parametrize("fault", WRITTEN)
+async def test_reading_is_enough_to_find_out(
     esdb_double: ProtocolDouble, store: EventStoreDb, fault: Fault
 ) -> None:
+    """Where nothing can be written any more."""
     append = an_append(a_stream())
-    esdb_double.faults.next(Call.APPEND, fault, times=1000)
-    esdb_double.faults.next(Call.READ, Fault.DROP_BEFORE, times=1000)
+    esdb_double.faults.next(Call.APPEND, fault)
+    esdb_double.faults.next(Call.APPEND, Fault.NOT_READY, skip=1, times=1000)
+    appended = await soon(store.append(append))
+    assert appended == (1, (await store.read(append.stream))[-1].position)
+
+
+@pytest.mark.parametrize("fault", [*WRITTEN, Fault.STALL_BEFORE, Fault.DROP_BEFORE])
+@pytest.mark.parametrize("readable", [True, False])
+async def test_what_cannot_be_found_out_is_unknown(
+    esdb_double: ProtocolDouble, store: EventStoreDb, fault: Fault, readable: bool
+) -> None:
+    """Also when the server says of a later try that nothing was written."""
+    if readable and fault in WRITTEN:
+        return  # that is found out, see above
+    append = an_append(a_stream())
+    esdb_double.faults.next(Call.APPEND, fault)
+    esdb_double.faults.next(Call.APPEND, Fault.NOT_READY, skip=1, times=1000)
+    if not readable:
+        esdb_double.faults.next(Call.READ, Fault.DROP_BEFORE, times=1000)
     with pytest.raises(AppendOutcomeUnknown):
         await soon(store.append(append))
     esdb_double.faults.stop()
-    was_written = fault is not Fault.STALL_BEFORE
-    assert as_new(await store.read(append.stream)) == (append.events if was_written else [])
+    written = append.events if fault in WRITTEN else []
+    assert as_new(await store.read(append.stream)) == written
     assert (await store.append(append)).version == 1
     assert as_new(await store.read(append.stream)) == append.events
 
@@ -241,6 +264,35 @@ async def test_a_stream_is_never_read_in_part(
         assert len(await soon(reading)) == 1200
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_stream_that_is_removed_between_two_pages_is_read_whole_or_is_empty(
+    esdb_double: ProtocolDouble,
+    store: EventStoreDb,
+    monkeypatch: pytest.MonkeyPatch,
+    backwards: bool,
+    again: bool,
+) -> None:
+    append = an_append(a_stream(), events=new_events(1500))
+    await store.append(append)
+    anew = an_append(append.stream, events=new_events(5))
+    page, pages = store._reader.page, count()
+
+    async def page_and_removal(*args: Any, **options: Any) -> Any:
+        found = await page(*args, **options)
+        if next(pages) == 0:
+            async with opened(esdb_double.uri) as other:
+                await other.remove([Removal(append.stream, 1499)])
+                if again:
+                    await other.append(anew)
+        return found
+
+    monkeypatch.setattr(store._reader, "page", page_and_removal)
+    read = store.read_backwards if backwards else store.read
+    seen = as_new(await read(append.stream))
+    assert seen == (list(anew.events)[:: -1 if backwards else 1] if again else [])
+
+
 # --- following
 
 
@@ -263,6 +315,19 @@ async def test_a_subscription_goes_on(
             await store.append(an_append(stream, n - 1, [event]))
         assert as_new(await soon(following)) == events
     assert esdb_double.faults.happened[fault] >= 3
+
+
+async def test_from_now_on_means_now_however_long_it_takes_to_find_out(
+    esdb_double: ProtocolDouble, store: EventStoreDb
+) -> None:
+    await store.append(an_append(a_stream()))
+    esdb_double.faults.next(Call.READ, Fault.NOT_READY, times=3)
+    async with closing(store.subscribe()) as subscription:
+        coming = asyncio.ensure_future(anext(subscription))
+        await asyncio.sleep(0)
+        append = an_append(a_stream())
+        await store.append(append)
+        assert as_new([await soon(coming), *await take(subscription, 1)]) == append.events
 
 
 async def test_a_subscription_survives_an_outage(
