@@ -61,8 +61,8 @@ class EventStore(Protocol):
         Retrying with the same event ids at the same expected version is a success without a
         second copy. Raises WrongExpectedVersion (with the actual version; nothing written),
         StoreUnavailable (nothing written), AppendOutcomeUnknown, StoreFull, StoreReadOnly,
-        StoreCorrupt, StoreClosed, and UsageError for an empty append or an id that is used twice
-        in it.
+        StoreCorrupt, StoreClosed, UsageError for an empty append or an id that is used twice
+        in it, and PayloadTooLarge for more than the backend takes at once.
         """
         ...
 
@@ -126,9 +126,8 @@ class EventStore(Protocol):
         version 0 on, even if it is a late retry of an append to the old one.
 
         Streams in one call share a sync where the backend has such a thing: pass many, but no
-        more than others may wait for. EventStoreDB's is its stream delete at the current version
-        (the log then shows the events until it is scavenged, and the numbers of the new stream
-        go on behind the stream's `$tb`, which an adapter subtracts).
+        more than others may wait for. On EventStoreDB the log shows the events until the server
+        is scavenged.
 
         Raises UsageError for a version below 0, and otherwise what `append` raises, but for
         WrongExpectedVersion. After an error all, some or none of the streams are gone; removing

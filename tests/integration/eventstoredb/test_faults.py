@@ -19,7 +19,7 @@ from amends.errors import (
     StoreUnavailable,
     WrongExpectedVersion,
 )
-from amends.stores.eventstoredb import EventStoreDb, StoreAddress
+from amends.stores.eventstoredb import EventStoreDb
 from amends.stores.eventstoredb.errors import NotWritten
 from amends.stores.port import EventFilter, Removal
 from amends.testing.contracts.data import as_new, closing, new_event, new_events, soon, take
@@ -461,17 +461,6 @@ async def test_the_servers_own_events_are_nobodys(
     ):
         assert as_new(await store.read_all(filter=filter)) == [*append.events, *last.events]
         assert len(await store.read_all_backwards(filter=filter)) == 3
-
-
-async def test_a_wrong_password_is_told_at_once() -> None:
-    """And never shown: of a store that would wait for a server that is away."""
-    async with ProtocolDouble.running(users={"admin": "right"}) as double:
-        address = StoreAddress.parse(double.uri, user="admin", password="wrong")
-        store = EventStoreDb(address, timeout_s=60)
-        with pytest.raises(StoreUnavailable) as refused:
-            await soon(store.end())
-        await store.close()
-    assert "wrong" not in str(refused.value)
 
 
 async def test_nobody_waits_longer_than_they_may_for_a_node_that_is_silent() -> None:
