@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
+from amends.domain.backoff import back_off
 from amends.domain.clock import Clock, SystemClock
 from amends.domain.ids import Position
-from amends.errors import ProjectionError, ProjectionStopped
+from amends.errors import (
+    ProjectionError,
+    ProjectionStopped,
+    ProjectionUnavailable,
+    StoreUnavailable,
+)
 from amends.projections import records
 from amends.projections.applying import Applier, prepare
 from amends.projections.database import Database
@@ -19,9 +26,17 @@ from amends.projections.lease import Lease
 from amends.projections.log import BATCH, Batch, read_batch
 from amends.projections.records import Record, Target
 from amends.stores.port import EventStore
+from amends.telemetry import Log
+
+log = Log("amends.projections")
+
+T = TypeVar("T")
 
 #: A build has no rival; its lease only says whose it is.
 LEASE_S: Final = 60.0
+
+#: At what can be done again, with a few seconds between two.
+ATTEMPTS: Final = 25
 
 #: Up to an event's position, or to the last event before one that was recorded later.
 Until = Position | datetime | None
@@ -83,23 +98,51 @@ async def advance(
 ) -> None:
     """Apply what follows the checkpoint, up to a position or a moment.
 
-    Raises ProjectionStopped at an event that cannot be applied.
+    A database or store that cannot be used is waited for, for a while.
+
+    Raises ProjectionStopped at an event that cannot be applied, LeaseLost, ProjectionUnavailable and
+    StoreUnavailable.
     """
+    done = False
+    while not done:
+        step = partial(_step, applier, lease, store, until, skipping, progress)
+        done = await patiently(lease.clock, step)
+
+
+async def patiently(clock: Clock, work: Callable[[], Awaitable[T]]) -> T:
+    """Do something again while a database cannot be used, and give up after a minute or two."""
+    failures = 0
+    while True:
+        try:
+            return await work()
+        except (ProjectionUnavailable, StoreUnavailable) as error:
+            failures += 1
+            if failures == ATTEMPTS:
+                raise
+            log.warning("projection_build_waits", reason=str(error))
+            await back_off(clock, failures)
+
+
+async def _step(
+    applier: Applier, lease: Lease, store: EventStore, until: Position | datetime,
+    skipping: frozenset[int], progress: Progress | None,
+) -> bool:  # fmt: skip
+    """Apply one batch; whether it was the last one."""
+    # By what is on record: if this is another attempt, the first may have been committed.
     record = await lease.renewed()
     at = record.position
-    filter = applier.projection.filter
-    while not isinstance(until, int) or at < until:
-        batch, is_last = _cut(await read_batch(store, at, filter, BATCH), until, at)
-        if batch.end == at:
-            return
-        fault = await lease.apply(applier, batch, skipping)
-        if fault is not None:
-            raise ProjectionStopped(record._replace(fault=fault).stopped_text)
-        at = batch.end
-        if progress is not None:
-            progress(len(batch.events), at)
-        if is_last:
-            return
+    if isinstance(until, int) and at >= until:
+        return True
+    whole = await read_batch(store, at, applier.projection.filter, BATCH)
+    batch, is_last = _cut(whole, until, at)
+    if batch.end == at:
+        return True
+    fault = await lease.apply(applier, batch, skipping)
+    if fault is not None:
+        raise ProjectionStopped(record._replace(fault=fault).stopped_text)
+    if progress is not None:
+        progress(len(batch.events), batch.end)
+    return is_last
 
 
 def _cut(batch: Batch, until: Position | datetime, at: Position) -> tuple[Batch, bool]:

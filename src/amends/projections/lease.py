@@ -36,7 +36,7 @@ class Lease:
         seconds: float,
     ) -> None:
         self._database = database
-        self._clock = clock
+        self.clock = clock
         self._name = name
         self._target = target
         self.token = token
@@ -48,7 +48,7 @@ class Lease:
         def renew(connection: Connection) -> Record | None:
             records.renew_lease(
                 connection, self._name, self._target, self.token,
-                now=self._clock.now(), lease_s=self.seconds,
+                now=self.clock.now(), lease_s=self.seconds,
             )  # fmt: skip
             return records.load(connection, self._name, self._target)
 
@@ -79,7 +79,7 @@ class Lease:
             if not batch.events:
                 raise
             if len(batch.events) == 1:
-                return fault_of(batch.events[0], error, self._clock.now())
+                return fault_of(batch.events[0], error, self.clock.now())
         # One of them cannot be applied: which one shows when each has a transaction of its own.
         for event in batch.events:
             fault = await self.apply(applier, Batch([event], event.position), skipping)
@@ -92,7 +92,7 @@ class Lease:
         await self._database.run(
             lambda connection: applier.apply(
                 connection, self.token, batch.events, batch.end,
-                now=self._clock.now(), lease_s=self.seconds, skipping=skipping,
+                now=self.clock.now(), lease_s=self.seconds, skipping=skipping,
             )
         )  # fmt: skip
 

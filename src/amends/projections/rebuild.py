@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Table, text
 
-from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
 from amends.domain.ids import Position
 from amends.errors import NotRegistered, ProjectionError, ProjectionUnavailable
 from amends.projections import records
 from amends.projections.applying import Applier, check_free, new_record, prepare, tables_of
-from amends.projections.build import Progress, advance
+from amends.projections.build import Progress, advance, patiently
 from amends.projections.database import Database
 from amends.projections.definition import Projection
 from amends.projections.diff import TableDiff, compare
@@ -29,10 +28,12 @@ from amends.projections.records import Record, Target
 from amends.projections.tables import physical
 from amends.stores.port import EventStore
 
+T = TypeVar("T")
+
 #: While it is held still, and between two steps of the building.
 LEASE_S: Final = 60.0
-#: A swap waits for those who read the live tables, this often for the time of a lock.
-SWAP_ATTEMPTS: Final = 20
+#: How often the shadow follows the live tables before these are held.
+CATCH_UPS: Final = 10
 
 
 class Rebuilt(NamedTuple):
@@ -99,14 +100,19 @@ class Rebuild:
         applier = Applier(self._projection, shadow, self._database)
         same = live.version == shadow.version
         skipping = await self._skipped() if same else frozenset[int]()
-        until = live.position if same else await self._store.end()
-        await advance(
-            applier, building, self._store,
-            until=until, skipping=skipping, progress=self._progress,
-        )  # fmt: skip
-        holding = self._lease(Target.LIVE, await self._database.run(self._hold))
+        for _ in range(CATCH_UPS):  # so that little is left to do while the live one is held
+            shadow, live = await self._renewed(building), await self._live()
+            until = live.position if same else await self._store.end()
+            if shadow.position >= until:
+                break
+            await advance(
+                applier, building, self._store,
+                until=until, skipping=skipping, progress=self._progress,
+            )  # fmt: skip
+        token = await patiently(self._clock, lambda: self._database.run(self._hold))
+        holding = self._lease(Target.LIVE, token)
         try:
-            live = await holding.renewed()
+            live = await self._renewed(holding)
             if same:
                 # What it has taken in meanwhile, to the very same event.
                 await advance(
@@ -117,12 +123,18 @@ class Rebuild:
             reason = _reason(found, allow if same or allow else None, dry_run)
             if not reason:
                 await self._swap(live, building, holding, diff)
-            final = await building.renewed() if reason else await self._live()
+            final = await self._renewed(building) if reason else await self._live()
             return Rebuilt(
                 not reason, reason, shadow.version, final.position, final.events, tuple(diff)
             )
         finally:
             await holding.release()
+
+    async def _look(self, work: Callable[[Connection], T]) -> T:
+        return await patiently(self._clock, lambda: self._database.look(work))
+
+    async def _renewed(self, lease: Lease) -> Record:
+        return await patiently(self._clock, lease.renewed)
 
     def _lease(self, target: Target, token: int) -> Lease:
         return Lease(self._database, self._clock, self._projection.name, target, token, LEASE_S)
@@ -161,10 +173,10 @@ class Rebuild:
 
     async def _skipped(self) -> frozenset[int]:
         name, version = self._projection.name, self._projection.version
-        return await self._database.look(lambda c: records.skipped(c, name, version))
+        return await self._look(lambda c: records.skipped(c, name, version))
 
     async def _live(self) -> Record:
-        record = await self._database.look(lambda c: records.load(c, self._projection.name))
+        record = await self._look(lambda c: records.load(c, self._projection.name))
         assert record is not None
         return record
 
@@ -186,9 +198,10 @@ class Rebuild:
         found = []
         for table in self._projection.table_list:
             old = before[table] if comparable else None
-            found.append(await self._database.look(_comparison(table.name, old, after[table])))
-            await building.renewed()
-            await holding.renewed()
+            comparison = _comparison(table.name, old, after[table])
+            found.append(await self._look(comparison))
+            await self._renewed(building)
+            await self._renewed(holding)
         return found
 
     async def _swap(
@@ -221,17 +234,12 @@ class Rebuild:
                 who=self._who, why=self._why, detail=detail,
             )  # fmt: skip
 
-        failures = 0
-        while True:
-            try:
-                return await self._database.run(swap)
-            except ProjectionUnavailable:
-                failures += 1
-                if failures == SWAP_ATTEMPTS:
-                    raise
-                await back_off(self._clock, failures)
-                await building.renewed()
-                await holding.renewed()
+        async def attempt() -> None:
+            await building.renewed()
+            await holding.renewed()
+            await self._database.run(swap)
+
+        await patiently(self._clock, attempt)  # who reads the live tables holds it up
 
     async def _clean_up(self, token: int) -> None:
         """Drop what was built, unless it is the live one now, or somebody else's."""

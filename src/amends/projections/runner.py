@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
-from amends.errors import LeaseLost, ProjectionError, StoreUnavailable
+from amends.errors import LeaseLost, ProjectionError, ProjectionStopped, StoreUnavailable
 from amends.projections import records
 from amends.projections.applying import Applier, prepare
 from amends.projections.database import Database
@@ -103,7 +103,13 @@ class Runner:
     async def _rebuild(self, why: str) -> None:
         log.info("projection_rebuilds", projection=self._name, reason=why)
         rebuild = Rebuild(self._projection, self._store, self._database, self._clock, why=why)
-        rebuilt = await rebuild.run(allow=None)
+        try:
+            rebuilt = await rebuild.run(allow=None)
+        except ProjectionStopped as error:
+            # It would come to the same again and again: that is for a person.
+            self._rebuilds = False
+            log.error("projection_not_rebuilt", projection=self._name, reason=str(error))
+            return
         log.info("projection_rebuilt", projection=self._name, events=rebuilt.events)
 
     async def _hold(self, lease: Lease) -> None:

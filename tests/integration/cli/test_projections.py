@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from sqlalchemy import select
 
 from amends import App, Client
+from amends.cli import rebuilding
+from amends.domain.ids import Position
 from amends.errors import ProjectionStopped
 from tests.integration.cli import projecting_app
 from tests.integration.cli.conftest import Amends, Process
@@ -140,3 +144,17 @@ def test_one_is_built_as_of_a_moment(amends: Amends) -> None:
         connection.close()
     assert amends(*start, "--at", "0", "--into", "then0.db").code == 2
     assert "neither a moment" in amends(*start, "--at", "noon", "--into", "x.db").err
+
+
+def test_a_terminal_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(rebuilding, "console", lambda *, stderr: terminal)
+    with rebuilding._progress("counts", 1999) as progress:
+        assert progress is not None
+        progress(1000, Position(999))
+        progress(250, Position(1249))
+        terminal.file.truncate(0)
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "counts" in shown
+    assert "1,250 events" in shown
+    assert "/s" in shown

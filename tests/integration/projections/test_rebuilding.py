@@ -9,7 +9,12 @@ import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, inspect, select
 
 from amends import AmendsError
-from amends.errors import NotRegistered, ProjectionMismatch, ProjectionStopped
+from amends.errors import (
+    NotRegistered,
+    ProjectionMismatch,
+    ProjectionStopped,
+    ProjectionUnavailable,
+)
 from amends.projections import Event, Projection, Rows, on
 from amends.projections import records as on_record
 from amends.projections.build import build
@@ -284,3 +289,45 @@ async def test_it_is_built_as_of_any_position_or_moment(
             assert await balances(aside) == ({"a": expected} if expected else {})
             with pytest.raises(AmendsError, match="already"):
                 await build(Ledger(), store, aside, clock=clock)
+
+
+class Unreliable(Database):
+    """Cannot be used now and then."""
+
+    calls = 0
+
+    async def run(self, work: Any) -> Any:
+        self.calls += 1
+        if self.calls % 4 == 0:
+            raise ProjectionUnavailable("not now")
+        return await super().run(work)
+
+
+async def test_a_rebuild_waits_for_its_database(
+    store: MemoryStore, address: str, database: Database, clock: VirtualClock
+) -> None:
+    await move(store, "a", *[1] * 2500)
+    await ran(store, database, clock, Ledger())
+    async with Unreliable.at(address) as unreliable:
+        rebuilt = await rebuild(Ledger(), store, unreliable, clock)
+        assert unreliable.calls > 9
+    assert (rebuilt.swapped, rebuilt.differences, rebuilt.events) == (True, 0, 2500)
+
+
+async def test_one_that_cannot_be_rebuilt_waits_for_a_person(
+    store: MemoryStore, database: Database, clock: VirtualClock
+) -> None:
+    class Picky2(Picky):
+        version = 2
+
+    await move(store, "a", 1, 2)
+    await ran(store, database, clock, Picky())
+    await move(store, "a", 3)
+    async with running(store, database, clock, Picky2(), rebuilds=True):
+        await clock.advance(60)
+        assert (await record_of(database, "picky")).version == 1
+        builds = (await record_of(database, "picky")).build
+        await clock.advance(600)
+        assert (await record_of(database, "picky")).build == builds
+    assert await picked(database) == [1, 2]
+    assert len(await tables_in(database)) == 1
