@@ -12,10 +12,10 @@ EVENT_STORE_TESTS := tests/contract/test_eventstoredb.py tests/unit/stores/event
 # What the checkers look at. A folder that does not exist yet is left out.
 CODE := $(wildcard src examples benchmarks tests scripts)
 
-.PHONY: help demo test check format lint types imports house fix bench soak mutants lock clean
+.PHONY: help demo test test-compose check format lint types imports house fix bench soak mutants lock clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(STAMP): pyproject.toml requirements.lock scripts/make-venv
 	@scripts/make-venv
@@ -33,6 +33,9 @@ test: $(STAMP) $(KURRENTDB_STAMP) ## Run every test; installs RabbitMQ and Postg
 	@scripts/install-postgresql
 	$(PY) -m pytest tests
 	.venv-kurrentdb/bin/python -m pytest $(EVENT_STORE_TESTS)
+
+test-compose: $(STAMP) ## Run the contract and acceptance tests against the servers of compose/, in Docker
+	@scripts/test-compose $(PY)
 
 # One target per check, so that `make --keep-going check` reports everything that is wrong.
 check: format lint types imports house ## Check the format, lint, types, imports, sizes and documents

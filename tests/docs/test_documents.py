@@ -28,10 +28,11 @@ each_document = pytest.mark.parametrize(
     "path", DOCUMENTS, ids=[path.relative_to(ROOT).as_posix() for path in DOCUMENTS]
 )
 
-#: Runs with a server, in tests/integration/rabbitmq.
+#: Run with servers, in tests/integration.
 ON_RABBITMQ = ROOT / "docs/rabbitmq.md"
+ON_EVENTSTOREDB = ROOT / "docs/eventstoredb.md"
 
-MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+MAKE_TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 class SkipWithReason(SkipParser):
@@ -105,7 +106,7 @@ def fresh_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @each_document
 def test_a_document_runs(path: Path) -> None:
-    if path != ON_RABBITMQ:
+    if path not in (ON_RABBITMQ, ON_EVENTSTOREDB):
         run(path)
 
 
