@@ -20,12 +20,13 @@ from rich.console import Console
 
 from amends import AmendsError
 from examples.payments import report
+from examples.payments.audit import settings_of, verified
 from examples.payments.batch import open_accounts, read_payments
 from examples.payments.folder import Folder, Refused, working_in
 from examples.payments.log import read_log
 from examples.payments.pain001 import Batch, PaymentFileError
 from examples.payments.plan import Plan, make_plan
-from examples.payments.proof import prove
+from examples.payments.proof import Claim, prove
 from examples.payments.report import ROWS_MAX
 from examples.payments.run import Progress, Run, Stuck, kill_points
 from examples.payments.sample import Fault, write_sample
@@ -86,7 +87,7 @@ def _demo(
         report.show_batch(out, source, batch, plan)
         report.show_rejections(out, batch, verbose=verbose)
         try:
-            progress = asyncio.run(
+            progress, trail = asyncio.run(
                 _run(folder, plan, kill_points(len(plan.orders), kills, seed), out)
             )
         except (Stuck, WorkerDied, AmendsError, OSError) as error:
@@ -97,7 +98,7 @@ def _demo(
                 f"stopped, and the worker too. What happened so far is in {folder.path}."
             )
             return 130
-        return _account_for(folder, plan, progress, out)
+        return _account_for(folder, plan, progress, trail, out)
 
 
 def _read(file: Path) -> Batch:
@@ -118,29 +119,34 @@ def _write_sample(path: Path, payments: int, seed: int) -> str:
     return f"{path} (generated, {spoiled} payments faulty on purpose)"
 
 
-async def _run(folder: Folder, plan: Plan, points: list[int], out: Console) -> Progress:
+async def _run(
+    folder: Folder, plan: Plan, points: list[int], out: Console
+) -> tuple[Progress, Claim]:
     this = asyncio.current_task()
     assert this is not None
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    async with application.client(folder.store) as client:
+    settings = settings_of(folder)
+    async with application.client(settings) as client:
         await open_accounts(client, plan)
         with report.following(out, len(plan.orders)) as show:
-            async with Worker(folder.store, log=folder.worker_log, steps=folder.step_log) as worker:
+            async with Worker(settings, log=folder.worker_log, steps=folder.step_log) as worker:
                 progress = await Run(client, worker, plan, points, show).to_the_end()
+                trail = await verified(client, folder)
                 await worker.stop()
-    return progress
+    return progress, trail
 
 
-def _account_for(folder: Folder, plan: Plan, progress: Progress, out: Console) -> int:
+def _account_for(folder: Folder, plan: Plan, progress: Progress, trail: Claim, out: Console) -> int:
     """Show what happened and prove it; the exit code says whether it is proved."""
     counts = tally(read_log(folder.store), folder.step_log)
     report.show_tally(out, counts)
     report.show_effort(out, counts, progress)
     claims = prove(folder.store, plan)
     report.show_claims(out, claims)
+    report.show_audit(out, trail)
     report.show_commands(out, _commands(folder, counts))
-    return 0 if all(claim.holds for claim in claims) else 1
+    return 0 if all(claim.holds for claim in (*claims, trail)) else 1
 
 
 def _commands(folder: Folder, counts: Tally) -> list[tuple[str, str]]:
@@ -160,6 +166,8 @@ def _commands(folder: Folder, counts: Tally) -> list[tuple[str, str]]:
             instance = shlex.quote(f"{transfer_money.name}/{example}")
             found.append((f"{amends} show {instance} {db}", what))
     proof = f"{python} -m examples.payments.proof {shlex.quote(str(folder.path))}"
+    key = f"--key {shlex.quote(str(folder.public_key))}"
+    found.append((f"{amends} audit verify {key} {db}", "that nobody has changed the log since"))
     return [*found, (proof, "the proof again: change an event with sqlite3, and it is false")]
 
 

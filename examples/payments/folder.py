@@ -29,6 +29,8 @@ class Folder:
         self.sample = path / "payments.xml"
         self.worker_log = path / "worker.log"
         self.step_log = path / "steps.log"
+        self.key = path / "audit.pem"
+        self.public_key = path / "audit.pub.pem"
 
     def keep_plan(self, plan: Plan) -> None:
         """Write the plan down. Raises Refused if the folder holds the run of another one."""
@@ -55,8 +57,9 @@ class Folder:
         if engine_lock.exists():
             with engine_lock.open("a") as lock:
                 _take(lock, f"an engine runs on {self.store}; stop it first")
-        ours = (self.plan, self.sample, self.worker_log, self.step_log)
-        for path in (*ours, *self.path.glob(f"{STORE}*")):
+        ours = (self.plan, self.sample, self.worker_log, self.step_log, self.key, self.public_key)
+        projections = self.path.glob(f"{self.store.stem}-projections*")
+        for path in (*ours, *self.path.glob(f"{STORE}*"), *projections):
             if path != engine_lock:
                 path.unlink(missing_ok=True)
 

@@ -187,15 +187,25 @@ def show_effort(out: Console, made: Tally, progress: Progress) -> None:
 def show_claims(out: Console, claims: Sequence[Claim]) -> None:
     """The proof: every claim with a check or a cross, and what contradicts it."""
     heading(out, "The proof", "computed from the events alone, with none of the engine's code")
-    yes, no = ("true ", "FALSE") if out.options.ascii_only else ("✓", "✗")
     for claim in claims:
-        mark = (yes, "bold green") if claim.holds else (no, "bold red")
-        out.print(Text.assemble("  ", mark, f" {claim.title}"), end="")
-        out.print(Text(f": {claim.detail}", style="dim") if claim.holds else "")
-        for fault in claim.faults[:FAULTS_MAX]:
-            out.print(Text(f"      {printable(fault)}", style="red"))
-        if len(claim.faults) > FAULTS_MAX:
-            out.print(Text(f"      and {len(claim.faults) - FAULTS_MAX:,} more", style="red"))
+        _show_claim(out, claim)
+
+
+def show_audit(out: Console, claim: Claim) -> None:
+    """What `amends audit verify` says."""
+    heading(out, "The audit trail", "kept by the worker, computed anew from the log")
+    _show_claim(out, claim)
+
+
+def _show_claim(out: Console, claim: Claim) -> None:
+    yes, no = ("true ", "FALSE") if out.options.ascii_only else ("✓", "✗")
+    mark = (yes, "bold green") if claim.holds else (no, "bold red")
+    out.print(Text.assemble("  ", mark, f" {claim.title}"), end="")
+    out.print(Text(f": {claim.detail}", style="dim") if claim.holds else "")
+    for fault in claim.faults[:FAULTS_MAX]:
+        out.print(Text(f"      {printable(fault)}", style="red"))
+    if len(claim.faults) > FAULTS_MAX:
+        out.print(Text(f"      and {len(claim.faults) - FAULTS_MAX:,} more", style="red"))
 
 
 def show_commands(out: Console, commands: Sequence[tuple[str, str]]) -> None:

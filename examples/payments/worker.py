@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from amends import Settings
 from examples.payments.outside import STEP_LOG_VARIABLE
 
 APP: Final = "examples.payments.transfer:app"
@@ -32,8 +33,8 @@ class Worker:
     `kills` counts what it went through.
     """
 
-    def __init__(self, db: Path, *, log: Path, steps: Path) -> None:
-        self._db = db.absolute()
+    def __init__(self, settings: Settings, *, log: Path, steps: Path) -> None:
+        self._settings = settings
         self._log = log.absolute()
         self._steps = steps.absolute()
         self._process: Process | None = None
@@ -77,9 +78,9 @@ class Worker:
     async def _start(self) -> None:
         with self._log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "amends", "dev", APP, "--db", str(self._db)),
+                *(sys.executable, "-m", "amends", "dev", APP),
                 cwd=ROOT,
-                env={**os.environ, STEP_LOG_VARIABLE: str(self._steps)},
+                env={**os.environ, **self._environment, STEP_LOG_VARIABLE: str(self._steps)},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -89,6 +90,14 @@ class Worker:
         task = asyncio.create_task(self._watch(process))
         self._watching.add(task)
         task.add_done_callback(self._watching.discard)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """The settings as its process gets them."""
+        path = self._settings.sqlite_path.absolute()
+        given = self._settings.model_dump(include=self._settings.model_fields_set)
+        given["store"] = f"sqlite:///{path}"
+        return {f"AMENDS_{name.upper()}": str(value) for name, value in given.items()}
 
     async def _watch(self, process: Process) -> None:
         code = await process.wait()

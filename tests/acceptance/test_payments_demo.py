@@ -93,7 +93,7 @@ def test_every_payment_is_settled_and_proved_although_the_worker_is_killed(
     assert number_of("kills survived", run.stdout) == 3
     assert number_of("attempts", run.stdout) > 240
     assert number_of("begun again", run.stdout) > 0
-    assert proof_lines(run.stdout) == ["✓"] * 5
+    assert proof_lines(run.stdout) == ["✓"] * 6
 
 
 def test_nothing_went_wrong_that_nobody_ordered(first: Finished) -> None:
@@ -130,7 +130,7 @@ def test_the_same_file_again_pays_nothing_twice(first: Finished, again: Path) ->
 
     assert rerun.returncode == 0, rerun.stdout + rerun.stderr
     assert "120 payments were settled before, and left alone" in rerun.stdout
-    assert proof_lines(rerun.stdout) == ["✓"] * 5
+    assert proof_lines(rerun.stdout) == ["✓"] * 6
     (bookings,) = re.findall(r"[\d,]+ bookings", first[1].stdout)
     assert bookings in rerun.stdout
 
@@ -143,9 +143,28 @@ def test_a_store_that_was_tampered_with_is_not_proved(again: Path) -> None:
 
     rerun = demo(*ARGUMENTS, "--keep", again)
 
-    assert rerun.returncode == 1
-    assert proof_lines(rerun.stdout) == ["✗", "✗", "✓", "✓", "✓"]
+    assert rerun.returncode == 1, rerun.stderr
+    assert proof_lines(rerun.stdout) == ["✗", "✗", "✓", "✓", "✓", "✓"]
     assert "from nowhere: booked, and no payment of the file" in rerun.stdout
+
+
+def test_a_log_that_was_changed_is_not_what_was_recorded(again: Path) -> None:
+    """The accounts still agree with each other: only the audit trail can tell."""
+    with closing(sqlite3.connect(again / STORE)) as file, file:
+        (position,) = file.execute(
+            "SELECT max(position) FROM events WHERE type = 'StepCompleted'"
+        ).fetchone()
+        file.execute(
+            "UPDATE events SET metadata = CAST(replace(CAST(metadata AS TEXT), '{', '{ ') AS BLOB) "
+            "WHERE position = ?",
+            [position],
+        )
+
+    rerun = demo(*ARGUMENTS, "--keep", again)
+
+    assert rerun.returncode == 1, rerun.stderr
+    assert proof_lines(rerun.stdout) == ["✓", "✓", "✓", "✓", "✓", "✗"], rerun.stderr
+    assert f"position {position}: another metadata in the log" in rerun.stdout
 
 
 def test_another_run_is_kept_out_of_a_folder(again: Path) -> None:
@@ -163,7 +182,7 @@ def test_on_a_terminal_there_is_a_bar(tmp_path: Path) -> None:
     assert "━" in screen
     assert "20 of 20" in screen
     assert "1 kill" in screen
-    assert screen.count("✓") == 5
+    assert screen.count("✓") == 6
 
 
 def on_a_terminal(arguments: list[str]) -> tuple[int, str]:
@@ -237,7 +256,7 @@ def test_every_faulty_payment_is_listed_and_the_rest_is_paid(tmp_path: Path) -> 
     assert "the file says '2' payments (NbOfTxs), but has 20" in run.stdout
     assert "2 payments, 3.50 EUR" in run.stdout
     assert number_of("completed", run.stdout) == 2
-    assert proof_lines(run.stdout) == ["✓"] * 5
+    assert proof_lines(run.stdout) == ["✓"] * 6
 
 
 BOMB = """<?xml version="1.0"?>

@@ -69,12 +69,17 @@ def test_what_nobody_touched(amends: Amends, key: Path) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_one_byte(amends: Amends) -> None:
-    sql(
-        "amends.db",
-        "UPDATE events SET data = CAST(replace(CAST(data AS TEXT), 'anna', 'anne') AS BLOB) "
-        "WHERE position = 7",
-    )
+@pytest.mark.parametrize(
+    "value",
+    [
+        "CAST(replace(CAST(data AS TEXT), 'anna', 'anne') AS BLOB)",
+        "replace(data, 'anna', 'anne')",  # which makes it text
+        "''",
+        "7",
+    ],
+)
+def test_one_byte(amends: Amends, value: str) -> None:
+    sql("amends.db", f"UPDATE events SET data = {value} WHERE position = 7")
     ran = amends("audit", "verify", "--json")
     refused(
         ran, 1, "The first difference is at position 7 (record 8), SagaStarted in saga.transfer-"
@@ -82,6 +87,15 @@ def test_one_byte(amends: Amends) -> None:
     assert ran.json[0]["difference"]["position"] == 7
     refused(amends("audit", "export", "--saga", "transfer/two"), 1, "is not what was recorded")
     assert not list(Path().glob("audit-*"))
+
+
+@pytest.mark.usefixtures("recorded")
+def test_what_no_store_could_have_written(amends: Amends) -> None:
+    sql("amends.db", "UPDATE events SET data = CAST(data AS TEXT)")
+    amends.ok("audit", "verify")  # the same bytes
+    amends.ok("audit", "export", "--saga", "transfer/one")
+    sql("amends.db", "UPDATE events SET id = x'00' WHERE position = 9")
+    refused(amends("audit", "verify"), 1, "cannot be read")
 
 
 @pytest.mark.usefixtures("recorded")

@@ -17,7 +17,7 @@ from pydantic_core import from_json, to_json
 from amends.domain.envelope import RecordedEvent
 from amends.errors import InvalidBundle
 from amends.projections.audit.canonical import digest
-from amends.projections.audit.chain import Content, moment_text
+from amends.projections.audit.chain import Content, moment_text, stored
 from amends.projections.audit.checkpoints import FORMAT as CHECKPOINT_FORMAT
 from amends.projections.audit.checkpoints import Checkpoint
 
@@ -55,7 +55,7 @@ class BundledEvent(BaseModel):
         """The event of a record."""
         encoding: Literal["utf-8", "hex"] = "utf-8"
         try:
-            data, metadata = record.data.decode(), record.metadata.decode()
+            data, metadata = stored(record.data).decode(), stored(record.metadata).decode()
         except UnicodeDecodeError:
             encoding, data, metadata = "hex", record.data.hex(), record.metadata.hex()
         return cls(

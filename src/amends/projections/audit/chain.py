@@ -10,7 +10,7 @@ go on with the chain, and learns nothing of what happened.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from amends.domain.envelope import RecordedEvent
 from amends.projections.audit.canonical import canonical, digest
@@ -44,8 +44,13 @@ def content_of(record: RecordedEvent) -> Content:
     """What is to be on record of an event."""
     return Content(
         record.position, record.stream, record.version, str(record.id), record.type,
-        moment_text(record.recorded_at), digest(record.data), digest(record.metadata),
+        moment_text(record.recorded_at), digest(stored(record.data)), digest(stored(record.metadata)),
     )  # fmt: skip
+
+
+def stored(data: Any) -> bytes:
+    """What a store gives back. Whoever edits a SQLite file by hand may leave text there."""
+    return data if isinstance(data, bytes) else str(data).encode()
 
 
 def moment_text(moment: datetime) -> str:

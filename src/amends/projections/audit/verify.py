@@ -247,12 +247,19 @@ class _Run:
 
     async def _log(self, upto: Position) -> AsyncIterator[RecordedEvent]:
         after = START
-        while page := await self._store.read_all(after, limit=PAGE):
+        while page := await self._page(after):
             for event in page:
                 if event.position > upto:
                     return
                 yield event
             after = page[-1].position
+
+    async def _page(self, after: Position) -> list[RecordedEvent]:
+        try:
+            return await self._store.read_all(after, limit=PAGE)
+        except (TypeError, ValueError) as error:  # no store of ours writes what it cannot read
+            told = f"an event after position {after} cannot be read: {error}"
+            raise _Found(Difference(told, after, self._n)) from None
 
     async def _rows(self, upto: Position) -> AsyncIterator[Row]:
         async for row in pages(self._database, tables.records, upto):
