@@ -22,6 +22,7 @@ from amends import AmendsError
 from examples.payments import report
 from examples.payments.audit import settings_of, verified
 from examples.payments.batch import open_accounts, read_payments
+from examples.payments.books import books_in
 from examples.payments.folder import Folder, Refused, working_in
 from examples.payments.log import read_log
 from examples.payments.pain001 import Batch, PaymentFileError
@@ -144,9 +145,12 @@ def _account_for(folder: Folder, plan: Plan, progress: Progress, trail: Claim, o
     report.show_effort(out, counts, progress)
     claims = prove(folder.store, plan)
     report.show_claims(out, claims)
+    books = asyncio.run(books_in(folder.path))
+    report.show_books(out, books)
     report.show_audit(out, trail)
     report.show_commands(out, _commands(folder, counts))
-    return 0 if all(claim.holds for claim in (*claims, trail)) else 1
+    proved = all(claim.holds for claim in (*claims, trail)) and not books.faults
+    return 0 if proved else 1
 
 
 def _commands(folder: Folder, counts: Tally) -> list[tuple[str, str]]:
@@ -165,6 +169,8 @@ def _commands(folder: Folder, counts: Tally) -> list[tuple[str, str]]:
         if example is not None:
             instance = shlex.quote(f"{transfer_money.name}/{example}")
             found.append((f"{amends} show {instance} {db}", what))
+    books = f"{python} -m examples.payments.books {shlex.quote(str(folder.path))}"
+    found.append((books, "the ledger's trial balance; with an account, its statement"))
     proof = f"{python} -m examples.payments.proof {shlex.quote(str(folder.path))}"
     key = f"--key {shlex.quote(str(folder.public_key))}"
     found.append((f"{amends} audit verify {key} {db}", "that nobody has changed the log since"))

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from examples.payments.books import Books, trial_lines
 from examples.payments.pain001 import Batch
 from examples.payments.plan import Plan, amount_text
 from examples.payments.proof import Claim
@@ -206,6 +207,18 @@ def _show_claim(out: Console, claim: Claim) -> None:
         out.print(Text(f"      {printable(fault)}", style="red"))
     if len(claim.faults) > FAULTS_MAX:
         out.print(Text(f"      and {len(claim.faults) - FAULTS_MAX:,} more", style="red"))
+
+
+def show_books(out: Console, books: Books) -> None:
+    """The trial balance of the ledger, and whether anything is wrong with it."""
+    heading(out, "The ledger", "a projection that the worker kept, through every kill")
+    for line in trial_lines(books):
+        out.print(Text(line))
+    for fault in books.faults[:FAULTS_MAX]:
+        out.print(Text(f"      {printable(fault)}", style="red"))
+    if not books.faults:
+        what = f"{_count(books.postings, 'posting')} of two sides each, and nothing left over"
+        out.print(Text(f"  balanced: {what}", style="green"))
 
 
 def show_commands(out: Console, commands: Sequence[tuple[str, str]]) -> None:

@@ -26,6 +26,7 @@ KILLS_FROM, KILLS_TO = 0.04, 0.85
 QUIET_S: Final = 60.0
 DRAIN_S: Final = 20.0
 POLL_S: Final = 0.05
+PROJECT_S: Final = 60.0
 OPERATOR: Final = "demo operator"
 
 
@@ -111,6 +112,7 @@ class Run:
                 for task in done:
                     task.result()
             await self._drain()
+            await self._project()
         finally:
             for task in tasks:
                 task.cancel()
@@ -199,3 +201,12 @@ class Run:
                 return
             await asyncio.sleep(POLL_S)
         raise Stuck(f"every payment is settled, but messages are left after {DRAIN_S:.0f} s")
+
+    async def _project(self) -> None:
+        """Wait until the worker's projections have taken in all that happened."""
+        try:
+            await self._client.projections.caught_up(timeout=PROJECT_S)
+        except TimeoutError:
+            raise Stuck(
+                f"every payment is settled, but the projections are behind after {PROJECT_S:.0f} s"
+            ) from None

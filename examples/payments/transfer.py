@@ -17,7 +17,9 @@ from amends import (
     aggregates,
     saga,
 )
+from amends.projections.builtin import Sagas
 from examples.payments.accounts import Account, MoneyDeposited, MoneyWithdrawn
+from examples.payments.ledger import Ledger
 from examples.payments.outside import (
     Trouble,
     after_effect,
@@ -149,4 +151,8 @@ async def transfer_money(ctx: SagaContext, order: Transfer) -> Receipt:
     return receipt
 
 
-app = App(sagas=[transfer_money], activities=[withdraw, deposit, notify])
+app = App(
+    sagas=[transfer_money],
+    activities=[withdraw, deposit, notify],
+    projections=[Ledger(), Sagas()],
+)

@@ -94,6 +94,7 @@ def test_every_payment_is_settled_and_proved_although_the_worker_is_killed(
     assert number_of("attempts", run.stdout) > 240
     assert number_of("begun again", run.stdout) > 0
     assert proof_lines(run.stdout) == ["✓"] * 6
+    assert re.search(r"balanced: \d+ postings of two sides each", run.stdout)
 
 
 def test_nothing_went_wrong_that_nobody_ordered(first: Finished) -> None:
@@ -146,6 +147,8 @@ def test_a_store_that_was_tampered_with_is_not_proved(again: Path) -> None:
     assert rerun.returncode == 1, rerun.stderr
     assert proof_lines(rerun.stdout) == ["✗", "✗", "✓", "✓", "✓", "✓"]
     assert "from nowhere: booked, and no payment of the file" in rerun.stdout
+    assert "from nowhere: money moved, and no such payment was begun" in rerun.stdout
+    assert "balanced:" not in rerun.stdout
 
 
 def test_a_log_that_was_changed_is_not_what_was_recorded(again: Path) -> None:
