@@ -32,7 +32,7 @@ test: $(STAMP) $(KURRENTDB_STAMP) ## Run every test; installs RabbitMQ and Postg
 	@scripts/install-rabbitmq
 	@scripts/install-postgresql
 	$(PY) -m pytest tests
-	.venv-kurrentdb/bin/python -m pytest $(EVENT_STORE_TESTS)
+	.venv-kurrentdb/bin/python -m pytest $(EVENT_STORE_TESTS) -k "not in_memory and not in_a_file"
 
 test-compose: $(STAMP) ## Run the contract and acceptance tests against the servers of compose/, in Docker
 	@scripts/test-compose $(PY)

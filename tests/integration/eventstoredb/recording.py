@@ -140,9 +140,10 @@ def shown(call: str, request: Any, context: Any) -> dict[str, Any]:
 
 
 def legible(fields: Any, name: str = "") -> Any:
-    """Bytes as the text that they are."""
+    """Bytes as the text that they are, and fields by their names."""
     if isinstance(fields, dict):
-        return {key: legible(value, key) for key, value in fields.items()}
+        # Sorted: protobuf gives what a map has in any order.
+        return {key: legible(value, key) for key, value in sorted(fields.items())}
     if isinstance(fields, list):
         return [legible(value) for value in fields]
     return b64decode(fields).decode() if name in BYTES else fields
