@@ -363,13 +363,15 @@ async def newest_first(
     while page := await store.read_all_backwards(before, filter=filter, limit=INSTANCES_PAGE):
         before = page[-1].position
         wanted = [
-            summarise(store, instance)
+            (record.recorded_at, summarise(store, instance))
             for record in page
             if (instance := InstanceId.of_stream(record.stream)) is not None
             and (started_before is None or record.recorded_at < started_before)
         ]
-        for summary in await asyncio.gather(*wanted):
-            if summary.events:  # else its journal was removed since
+        summaries = await asyncio.gather(*(summary for _, summary in wanted))
+        for (started_at, _), summary in zip(wanted, summaries, strict=True):
+            # Else its journal was removed since, and perhaps another begun under its name.
+            if summary.events and summary.started_at == started_at:
                 yield summary
 
 
