@@ -12,11 +12,11 @@ from typing import Any, Final, Self, TypeVar
 import sqlalchemy
 from sqlalchemy import Connection, Engine, Select, event
 from sqlalchemy.engine import URL, Dialect, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import StaticPool
 
 from amends.domain.bell import Bell
-from amends.errors import ProjectionUnavailable, UsageError
+from amends.errors import ProjectionError, ProjectionUnavailable, UsageError
 from amends.projections.records import lock_schema, metadata
 from amends.projections.writing import Statements
 
@@ -144,32 +144,49 @@ class Database:
                 connection.execution_options(amends_writes=writes)
                 with connection.begin():
                     return work(connection)
-        except SQLAlchemyError as error:
+        except Exception as error:
+            told = f"the projections' database {self.shown} cannot be used: {_text(error)}. "
             if is_transient(error):
-                raise ProjectionUnavailable(
-                    f"the projections' database {self.shown} cannot be used: {_text(error)}. "
-                    "Nothing was written"
+                raise ProjectionUnavailable(f"{told}Nothing was written") from error
+            if _sqlite_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                raise ProjectionError(
+                    f"{told}Nothing was changed. If it was one, put it aside: projections are built "
+                    "anew from the log"
                 ) from error
             raise
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether an error is about the database, and not about what was to be written."""
-    if not isinstance(error, DBAPIError) or error.orig is None:
-        return isinstance(error, sqlalchemy.exc.TimeoutError)
-    if error.connection_invalidated:
+    if isinstance(error, sqlalchemy.exc.TimeoutError):
         return True
-    if isinstance(error.orig, sqlite3.Error):
-        code = getattr(error.orig, "sqlite_errorcode", None)
-        return code is not None and code & 0xFF in _SQLITE_TRANSIENT
-    state = getattr(error.orig, "sqlstate", None)
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if (code := _sqlite_code(error)) is not None:
+        return code in _SQLITE_TRANSIENT
+    orig = _original(error)
+    if not type(orig).__module__.startswith("psycopg"):
+        return False
+    state = getattr(orig, "sqlstate", None)
     if state is None:  # no answer from a server
-        return type(error.orig).__name__ in ("OperationalError", "InterfaceError")
+        return type(orig).__name__ in ("OperationalError", "InterfaceError")
     return str(state).startswith(_POSTGRES_TRANSIENT)
 
 
-def _text(error: SQLAlchemyError) -> str:
-    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+def _original(error: BaseException) -> BaseException:
+    """The driver's own error. What goes wrong while it connects comes as it is."""
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _sqlite_code(error: BaseException) -> int | None:
+    """The primary code of an error of SQLite's."""
+    orig = _original(error)
+    code = getattr(orig, "sqlite_errorcode", None) if isinstance(orig, sqlite3.Error) else None
+    return None if code is None else code & 0xFF
+
+
+def _text(error: BaseException) -> str:
+    return str(_original(error)).strip().partition("\n")[0]
 
 
 def _url(address: str) -> URL:

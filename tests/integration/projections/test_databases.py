@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from amends.domain.clock import SystemClock
-from amends.errors import ProjectionUnavailable, UsageError
+from amends.errors import ProjectionError, ProjectionUnavailable, UsageError
 from amends.projections.database import Database
 from amends.projections.projector import Projector
 from amends.projections.reading import Projections
@@ -77,6 +77,19 @@ async def test_a_file_that_another_process_writes_is_waited_for(tmp_path: Path) 
         assert await balances(database) == {"a": 1}
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("not a database, but long enough to be looked at " * 40)
+    before = path.read_bytes()
+    async with Database.at(f"sqlite:///{path}") as database:
+        with pytest.raises(ProjectionError, match=r"not a database.*Nothing was changed"):
+            await Projector([Ledger()], MemoryStore(SystemClock()), database, SystemClock()).check()
+    assert path.read_bytes() == before
+    async with Database.at(f"sqlite:///{tmp_path}/nowhere/file.db") as database:
+        with pytest.raises(ProjectionUnavailable, match="unable to open"):
+            await database.run(lambda connection: None)
 
 
 async def test_a_server_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
