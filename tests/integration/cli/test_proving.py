@@ -94,7 +94,7 @@ def test_what_no_store_could_have_written(amends: Amends) -> None:
     sql("amends.db", "UPDATE events SET data = CAST(data AS TEXT)")
     amends.ok("audit", "verify")  # the same bytes
     amends.ok("audit", "export", "--saga", "transfer/one")
-    sql("amends.db", "UPDATE events SET id = x'00' WHERE position = 9")
+    sql("amends.db", "UPDATE events SET id = 'x' WHERE position = 9")
     refused(amends("audit", "verify"), 1, "cannot be read")
 
 

@@ -18,8 +18,11 @@ from amends.domain.ids import StreamName
 from amends.domain.removals import REMOVALS, RemovalDecided, RemovedStream
 from amends.errors import AuditError
 from amends.projections.audit import tables
+from amends.projections.audit.bundle import parse
 from amends.projections.audit.chain import GENESIS, content_of, link
+from amends.projections.audit.check import check
 from amends.projections.audit.checkpoints import Checkpoint, sign
+from amends.projections.audit.export import export
 from amends.projections.audit.keys import SigningKey
 from amends.projections.audit.projection import AuditTrail
 from amends.projections.audit.recorded import checkpoint_of
@@ -481,3 +484,59 @@ async def test_the_record_of_a_removal_cannot_be_taken_away(
     await follow(store, trail, clock)
     put(store, 57, None)
     assert "no removal of its stream" in (await difference(store, trail)).what
+
+
+# --- bundles
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_stream_can_be_exported_and_checked(
+    clock: VirtualClock, database: Database, seed: int
+) -> None:
+    """However long the log is, a bundle holds no more of others than checkpoints are apart."""
+    rng = random.Random(seed)
+    store = MemoryStore(clock)
+    for number in range(700):
+        stream = rng.choice(["account-long", "account-long", f"saga.transfer-{number % 60}"])
+        await append(store, stream, new_event("Moved", amount=number))
+    await build(AuditTrail(KEY, every=EVERY), store, database)
+    for stream in sorted(store._log.streams):
+        bundle = await export(store, database, stream, key=KEY, now=clock.now(), made_by="tests")
+        assert check(parse(bundle.write(), "b"), KEYS).fault is None
+        assert len(bundle.events) == len(await store.read(stream))
+        assert all(len(segment.records) <= EVERY for segment in bundle.segments)
+        others = {event.stream for event in bundle.events} - {stream}
+        assert not others
+        assert bundle.segments[-1].checkpoint.n <= 700
+
+
+async def test_what_is_not_as_it_was_recorded_is_not_exported(
+    store: MemoryStore, trail: Database, clock: VirtualClock
+) -> None:
+    stream = StreamName(STREAMS[1])
+
+    async def exported(key: SigningKey | None = KEY) -> str:
+        try:
+            await export(store, trail, stream, key=key, now=clock.now(), made_by="tests")
+        except AuditError as error:
+            return str(error)
+        return "exported"
+
+    assert await exported() == "exported"
+    (last,) = await store.read_backwards(stream, limit=1)
+    if last.position > 49:
+        assert "no checkpoint was signed since" in await exported(None)
+    put(store, last.position, last._replace(data=b"{}"))
+    assert f"(position {last.position}) is not what was recorded" in await exported()
+    put(store, last.position, last)
+    r = tables.records.c
+    await run(trail, delete(tables.records).where(r.position == last.position))
+    assert "is not in the chain. Nothing was written" in await exported()
+    await append(store, stream, new_event("Moved", amount=1))
+    put(store, last.position, None)
+    assert "is not in the chain yet" in await exported()
+    put(store, last.position, last)
+    await remove(store, stream)
+    assert "the log has no stream saga.transfer-1" in await exported()
+    await follow(store, trail, clock)
+    assert "was removed from the log, as is on record at position 58" in await exported()

@@ -140,6 +140,16 @@ def test_no_record_can_be_dropped_doubled_or_swapped(data: st.DataObject) -> Non
     assert check(GOOD.model_copy(update={"segments": segments}), KEYS).fault
 
 
+def test_the_numbers_of_records_are_signed_too() -> None:
+    fields = json.loads(FILE)
+    segment = fields["segments"][1]
+    segment["first"] += 1
+    for record in segment["records"]:
+        if isinstance(record, dict):
+            record["n"] += 1
+    assert "segment 2 ends at record 11" in fault(json.dumps(fields).encode())
+
+
 def forged(records: list[RecordedEvent], key: SigningKey) -> Bundle:
     """A changed event, and everything after it computed anew."""
     one = records[2]._replace(data=b'{"amount":1000000}')
