@@ -19,9 +19,9 @@ from amends.errors import (
     StoreUnavailable,
     WrongExpectedVersion,
 )
-from amends.stores.eventstoredb import EventStoreDb
+from amends.stores.eventstoredb import EventStoreDb, connection, writing
 from amends.stores.eventstoredb.errors import NotWritten
-from amends.stores.port import EventFilter, Removal
+from amends.stores.port import Appended, EventFilter, Removal
 from amends.testing.contracts.data import as_new, closing, new_event, new_events, soon, take
 from tests.esdb.double import ProtocolDouble
 from tests.esdb.faults import Call, Fault
@@ -150,6 +150,21 @@ async def test_one_that_stalls_holds_nobody_up(
     assert (await soon(stalled)).version == 1
 
 
+async def test_so_many_appends_are_under_way_and_no_more(
+    esdb_double: ProtocolDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "APPENDS_MAX", 5)
+    esdb_double.faults.next(Call.APPEND, Fault.STALL_AFTER, times=5)
+    async with opened(esdb_double.uri) as store:
+        appending = [asyncio.ensure_future(store.append(an_append(a_stream()))) for _ in range(12)]
+        await asyncio.sleep(TIMEOUT_S / 2)
+        assert esdb_double.faults.calls[Call.APPEND] == 5
+        outcomes = await soon(asyncio.gather(*appending, return_exceptions=True))
+        # Those that were under way are found; the others have waited for as long as they may.
+        assert [type(outcome) for outcome in outcomes[:5]] == [Appended] * 5
+        assert {type(outcome) for outcome in outcomes[5:]} <= {Appended, StoreUnavailable}
+
+
 async def test_a_cancelled_append_costs_nobody_elses(
     esdb_double: ProtocolDouble, store: EventStoreDb
 ) -> None:
@@ -245,6 +260,22 @@ async def test_a_read_that_stalls_fails_in_time(
     with pytest.raises(StoreUnavailable, match="did not answer in time"):
         await soon(store.read(append.stream))
     assert as_new(await store.read(append.stream)) == append.events
+
+
+async def test_so_many_reads_are_under_way_and_no_more(
+    esdb_double: ProtocolDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "READS_MAX", 5)
+    esdb_double.faults.next(Call.READ, Fault.STALL_BEFORE, times=5)
+    async with opened(esdb_double.uri) as store:
+        stream = a_stream()
+        reading = [asyncio.ensure_future(store.read(stream)) for _ in range(12)]
+        await asyncio.sleep(TIMEOUT_S / 2)
+        assert esdb_double.faults.calls[Call.READ] == 5
+        outcomes = await soon(asyncio.gather(*reading, return_exceptions=True))
+        # The others have waited for as long as they may.
+        assert {type(outcome) for outcome in outcomes} <= {list, StoreUnavailable}
+        assert await store.read(stream) == []
 
 
 async def test_a_stream_is_never_read_in_part(

@@ -32,7 +32,8 @@ async def call(
         try:
             link = await connection.link(max(until - loop.time(), 0))
             try:
-                return await ask(link, max(until - loop.time(), 0.001))
+                async with connection.reading:
+                    return await ask(link, max(until - loop.time(), 0.001))
             except grpc.aio.AioRpcError as caught:
                 if is_link_lost(caught):
                     connection.drop(link, leader_of(caught))

@@ -25,6 +25,8 @@ from amends.telemetry import Log
 log = Log("amends.stores")
 
 CLOSED: Final = "the store is closed; nothing was written. Open it again to use it."
+#: Reads under way at once; more wait for their turn. Servers take some 100 calls in one connection.
+READS_MAX: Final = 64
 #: Waiting between two tries starts shorter than elsewhere: an election takes a second or two.
 _PAUSE_S: Final = 0.02
 _PAUSE_MAX_S: Final = 1.0
@@ -43,6 +45,8 @@ class Connection:
         self._making: asyncio.Task[Link] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._leader: str | None = None
+        self.reading = asyncio.Semaphore(READS_MAX)
+        """To be held by who reads, but for subscriptions."""
         self._is_closed = False
 
     async def link(self, within_s: float) -> Link:
