@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from amends import App, Client
 from amends.projections.builtin import Sagas
 from amends.projections.builtin.sagas import sagas
+from amends.projections.records import projections
 from tests.integration.cli import transfer_app
 from tests.integration.cli.conftest import Amends
 
@@ -114,6 +117,23 @@ def test_one_that_nobody_runs_does_not_answer(amends: Amends) -> None:
     ran = amends.ok("list", "--json")
     assert [row["instance"] for row in ran.json] == ["transfer/two", "transfer/one"]
     assert "'sagas' is behind the log, and nobody runs it; so the log is read" in ran.err
+
+
+def test_one_that_is_behind_is_waited_for_and_then_told_of(amends: Amends) -> None:
+    amends.transfer("one")
+    catch_up(amends)
+    amends.transfer("two")
+
+    async def pretend_somebody_runs_it(client: Client) -> None:
+        later = datetime.now(UTC) + timedelta(hours=1)
+        leased = projections.update().values(owner="somebody", leased_until=later)
+        await client.projections.database.run(lambda connection: connection.execute(leased))
+
+    amends.engine(pretend_somebody_runs_it)
+    ran = amends.ok("list", "--json")
+    assert [row["instance"] for row in ran.json] == ["transfer/one"]
+    assert ran.err.startswith("as of ")
+    assert ran.err.endswith("'sagas' is behind the log\n")
 
 
 def test_one_of_another_version_does_not_answer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from typing import Any
 
@@ -19,8 +20,9 @@ from amends.projections.database import Database
 from amends.projections.definition import Projection
 from amends.sagas import journal
 from amends.sagas.retention import purge
+from amends.stores.memory import MemoryStore
 from amends.testing.clock import EPOCH, ManualClock
-from tests.integration.projections.stories import STORIES, store_of_stories
+from tests.integration.projections.stories import STORIES, append, store_of_stories
 from tests.replay import golden
 
 Row = dict[str, Any]
@@ -144,3 +146,40 @@ async def test_what_is_purged_is_forgotten(database: Database) -> None:
         for table in projection.table_list:
             for row in await database.query(select(table.c.saga, table.c.id)):
                 assert await store.read(InstanceId(row["saga"], row["id"]).stream)
+
+
+@pytest.mark.parametrize("projection", [Sagas(), Effects(), Compensations(), Timeline()])
+async def test_batches_make_no_difference(
+    projection: Projection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The events of all stories, mixed at random: their journals go on at the same time."""
+    store = await store_of_stories()
+    draw = random.Random(7)
+    mixed = MemoryStore(ManualClock())
+    rest = {story: list(golden.read(story).records) for story in STORIES}
+    while rest:
+        story = draw.choice(sorted(rest))
+        saga = golden.read(story).instance.saga
+        await append(mixed, InstanceId(saga, story), rest[story].pop(0))
+        if not rest[story]:
+            del rest[story]
+    found = []
+    for log, batch in ((store, 1000), (mixed, 1000), (mixed, 1), (mixed, 7)):
+        monkeypatch.setattr("amends.projections.build.BATCH", batch)
+        async with Database.at("sqlite://") as database:
+            await build(projection, log, database)
+            found.append([await contents(database, table) for table in projection.table_list])
+    assert found[1] == found[2] == found[3]
+    assert [[same(row) for row in rows] for rows in found[0]] == [
+        [same(row) for row in rows] for rows in found[1]
+    ]
+
+
+async def contents(database: Database, table: Table) -> list[Row]:
+    return await database.query(select(table).order_by(*table.primary_key.columns))
+
+
+def same(row: Row) -> Row:
+    """What is the same of an instance, whenever its events were recorded."""
+    moments = ("position", "at", "started", "updated", "scheduled", "ended", "begun", "fold")
+    return {name: value for name, value in row.items() if name not in moments}

@@ -16,6 +16,7 @@ from amends.domain import events as e
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import InstanceId, Position
 from amends.errors import InvalidFilter
+from amends.projections.builtin.columns import after_prefix
 from amends.projections.filter import parse_filter
 from amends.projections.sagas import SagaSummary, fields_of
 
@@ -144,3 +145,14 @@ def test_the_values_of_an_input() -> None:
     assert fields_of([1]) == {}
     assert fields_of({"long": "x" * 200}) == {}
     assert len(fields_of({str(n): n for n in range(100)})) == 16
+
+
+@given(st.text(), st.text(st.characters(max_codepoint=0x10FFFE)))
+def test_a_prefix_is_a_range(prefix: str, rest: str) -> None:
+    """As databases compare text that they sort by its characters."""
+    assert prefix <= prefix + rest < after_prefix(prefix)
+
+
+@given(st.text(), st.text())
+def test_what_is_in_the_range_has_the_prefix(prefix: str, other: str) -> None:
+    assert other.startswith(prefix) or not prefix <= other < after_prefix(prefix)

@@ -156,7 +156,11 @@ def test_a_summary_agrees_with_the_engine_s_own_fold(data: st.DataObject) -> Non
                 writer.whole(data)
     state = writer.state()
     summary = SagaSummary(INSTANCE)
-    summary.take(journal(writer.events))
+    put_away = data.draw(st.booleans(), label="put away between two events")
+    for record in journal(writer.events):
+        summary.take([record])
+        if put_away:
+            summary = SagaSummary.unfolded(INSTANCE, summary.folded())
     assert summary.fault is None
     assert summary.state is state.status
     parked = [step for step in state.steps.values() if step.parked]
