@@ -223,6 +223,7 @@ def _sqlite(url: URL, busy_timeout_s: float) -> Engine:
         connection.isolation_level = None  # or Python would begin transactions as it likes
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
     @event.listens_for(engine, "begin")

@@ -125,7 +125,7 @@ class Rows:
                 f"{getattr(table, 'name', table)!r} is no table of this projection; it has "
                 f"{', '.join(repr(table.name) for table in self._tables)}"
             )
-        if not pending.columns.keys() >= values.keys():
+        if not values.keys() <= pending.names:
             unknown = ", ".join(sorted(values.keys() - pending.columns.keys()))
             raise UsageError(f"table {table.name!r} has no column {unknown}")
         if whole_key:
@@ -176,7 +176,7 @@ class _Pending:
     """One table: the writes that wait, and the rows that are known since somebody asked for them."""
 
     __slots__ = (
-        "_has_rules", "_required", "_types", "columns", "key_of", "keys", "known", "remembers",
+        "_has_rules", "_required", "_types", "columns", "key_of", "keys", "known", "names", "remembers",
         "table", "writes",
     )  # fmt: skip
 
@@ -184,6 +184,7 @@ class _Pending:
         self.table = table
         self.keys = tuple(column.name for column in table.primary_key.columns)
         self.columns = dict.fromkeys(column.name for column in table.columns)
+        self.names = self.columns.keys()
         self.key_of = _key_of(self.keys)
         self._required = [
             column.name

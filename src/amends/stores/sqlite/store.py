@@ -206,6 +206,8 @@ class SqliteStore:
 
 
 _END: Final = "SELECT coalesce(max(position), -1) FROM events"
+#: Looked up once: an enumeration takes its time.
+_UNKNOWN: Final = SafeUUID.unknown
 _EXISTS: Final = "SELECT 1 FROM events WHERE position = ?"
 #: The last event of the log always has its row, so that there is one after any before it.
 _FIRST_AFTER: Final = "SELECT min(position) FROM events WHERE position > ?"
@@ -252,5 +254,5 @@ def _uuid(bytes: bytes) -> UUID:
     """What `UUID(bytes=…)` gives; that takes longer than all else that is done with an event."""
     made = object.__new__(UUID)
     object.__setattr__(made, "int", int.from_bytes(bytes))
-    object.__setattr__(made, "is_safe", SafeUUID.unknown)
+    object.__setattr__(made, "is_safe", _UNKNOWN)
     return made
