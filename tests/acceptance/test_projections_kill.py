@@ -21,6 +21,8 @@ from sqlalchemy import func, select
 from amends.domain.clock import SystemClock
 from amends.domain.envelope import NewEvent
 from amends.domain.ids import START
+from amends.projections import build as building
+from amends.projections import rebuild as rebuilding
 from amends.projections import runner as running
 from amends.projections.database import Database
 from amends.projections.projector import Projector
@@ -65,6 +67,14 @@ async def child(log: str, address: str) -> None:
     os.write(1, b"done\n")
 
 
+async def rebuilding_child(log: str, address: str) -> None:
+    vars(building)["BATCH"] = BATCH
+    vars(rebuilding)["LEASE_S"] = LEASE_S
+    store = SqliteStore(await SqliteDatabase.open(log))
+    await Rebuild(Ledger(), store, SayingDatabase.at(address), SystemClock()).run()
+    os.write(1, b"done\n")
+
+
 # --- the parent
 
 
@@ -85,16 +95,18 @@ async def fill(log: Path, drawn: random.Random) -> dict[str, int]:
     return balances
 
 
-def run_child(log: Path, address: str, drawn: random.Random, *, kill: bool) -> int:
+def run_child(
+    log: Path, address: str, drawn: random.Random, *, kill: bool, what: str = "run", most: int = 25
+) -> int:
     """Run a child, to a moment of its life or to its end; how many commits it told of."""
     heard = 0
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.acceptance.test_projections_kill", str(log), address],
+        [sys.executable, "-m", "tests.acceptance.test_projections_kill", what, str(log), address],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).resolve().parents[2],
     ) as process:
         assert process.stdout is not None
-        until = drawn.randint(2, 25) if kill else -1
+        until = drawn.randint(2, most) if kill else -1
         for line in process.stdout:
             heard += line == b"committed\n"
             if heard == until:
@@ -122,13 +134,24 @@ def test_no_event_is_taken_in_twice_or_left_out(
         assert run_child(log, address, drawn, kill=True) >= 2
     run_child(log, address, drawn, kill=False)
     asyncio.run(check(log, address, balances))
+    for _ in range(2):  # and rebuilds, at any of some 600 transactions
+        run_child(log, address, drawn, kill=True, what="rebuild", most=500)
+        time.sleep(1.5 * LEASE_S)
+        asyncio.run(check_balances(address, balances))
+    run_child(log, address, drawn, kill=False, what="rebuild")
+    asyncio.run(check(log, address, balances))
+
+
+async def check_balances(address: str, balances: dict[str, int]) -> None:
+    async with Database.at(address) as database:
+        rows = await database.query(select(accounts))
+        assert {row["id"]: row["balance"] for row in rows} == balances
 
 
 async def check(log: Path, address: str, balances: dict[str, int]) -> None:
     store = SqliteStore(await SqliteDatabase.open(log))
+    await check_balances(address, balances)
     async with Database.at(address) as database:
-        rows = await database.query(select(accounts))
-        assert {row["id"]: row["balance"] for row in rows} == balances
         places = await database.query(select(moves.c.position).order_by(moves.c.position))
         events = await store.read_all(START, limit=EVENTS + 1)
         assert [row["position"] for row in places] == [event.position for event in events]
@@ -140,4 +163,5 @@ async def check(log: Path, address: str, balances: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(child(*sys.argv[1:]))
+    what, *arguments = sys.argv[1:]
+    asyncio.run({"run": child, "rebuild": rebuilding_child}[what](*arguments))
