@@ -164,6 +164,23 @@ async def test_of_an_empty_log_there_is_nothing_to_say(
     assert (await green(MemoryStore(clock), database)).records == 0
 
 
+async def test_it_can_be_verified_while_it_grows(
+    store: MemoryStore, trail: Database, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_all = MemoryStore.read_all
+
+    async def and_meanwhile(self: MemoryStore, *args: Any, **options: Any) -> list[RecordedEvent]:
+        monkeypatch.setattr(MemoryStore, "read_all", read_all)
+        await append(store, "account-1", *(new_event("Moved", amount=n) for n in range(30)))
+        await follow(store, trail, clock)
+        return await read_all(self, *args, **options)
+
+    monkeypatch.setattr(MemoryStore, "read_all", and_meanwhile)
+    verified = await green(store, trail)
+    assert (verified.records, verified.behind) == (57, True)
+    assert (await green(store, trail)).records == 87
+
+
 # --- tampering with the log
 
 
@@ -257,6 +274,17 @@ async def test_the_tail_after_a_checkpoint(store: MemoryStore, trail: Database) 
     await green(store, trail)
     found = await difference(store, trail, *published)
     assert found.what.startswith("the published checkpoint at record 50")
+
+
+@pytest.mark.parametrize("rows", ["kept", "removed"])
+async def test_how_far_the_projection_is_cannot_be_set_back(
+    store: MemoryStore, trail: Database, rows: str
+) -> None:
+    await run(trail, update(projections).values(position=44, events=45))
+    if rows == "removed":
+        await run(trail, delete(tables.records).where(tables.records.c.n > 45))
+    found = await difference(store, trail)
+    assert "is behind where the projection says it is: that was set back" in found.what
 
 
 async def recompute(store: MemoryStore, database: Database) -> None:

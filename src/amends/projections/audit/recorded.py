@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Table, select
+from sqlalchemy import Table, func, select
 
 from amends.projections.audit import tables
 from amends.projections.audit.chain import Content, moment_text
 from amends.projections.audit.checkpoints import Checkpoint
 from amends.projections.database import Database
+from amends.projections.records import Target, projections
 
 #: Rows in memory at a time.
 PAGE: Final = 1000
@@ -78,3 +79,19 @@ async def all_checkpoints(database: Database, *, after: int = 0) -> list[Checkpo
         return []
     found = pages(database, tables.checkpoints, head.position, after=after)
     return [checkpoint_of(row) async for row in found]
+
+
+async def beyond_position(database: Database, name: str) -> int | None:
+    """A record, or checkpoint, beyond the position that the projection is at; there can be none."""
+    at = (
+        select(projections.c.position)
+        .where(projections.c.name == name, projections.c.target == Target.LIVE.value)
+        .scalar_subquery()
+    )
+    for table in (tables.checkpoints, tables.records):
+        # In one statement, because a runner may move both at any time.
+        wanted = select(func.max(table.c.n).label("n")).where(table.c.position > at)
+        (found,) = [row["n"] for row in await database.query(wanted)]
+        if found is not None:
+            return int(found)
+    return None

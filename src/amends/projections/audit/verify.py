@@ -17,7 +17,14 @@ from amends.projections.audit import tables
 from amends.projections.audit.chain import GENESIS, content_of, link
 from amends.projections.audit.checkpoints import Checkpoint, Keys, signature_fault
 from amends.projections.audit.projection import NAME
-from amends.projections.audit.recorded import Row, checkpoint_of, head_of, pages, row_of
+from amends.projections.audit.recorded import (
+    Row,
+    beyond_position,
+    checkpoint_of,
+    head_of,
+    pages,
+    row_of,
+)
 from amends.projections.audit.removed import Removals, Removed
 from amends.projections.database import Database
 from amends.stores.port import EventStore
@@ -147,7 +154,7 @@ class _Run:
                 checkpoint = await anext(signed, None)
             self._check_published(row)
             row = await anext(rows, None)
-        await self._check_end(checkpoint)
+        await self._check_end(checkpoint, upto)
 
     @property
     def _n(self) -> int:
@@ -225,7 +232,7 @@ class _Run:
             self._signed = row
             self._next_published = next(self._published)
 
-    async def _check_end(self, checkpoint: Checkpoint | None) -> None:
+    async def _check_end(self, checkpoint: Checkpoint | None, upto: Position) -> None:
         """What was signed, counted or noted beyond the last record is missing."""
         n = self._n - 1
         at = -1 if self._last is None else self._last.content.position
@@ -239,8 +246,12 @@ class _Run:
                     fault or f"the chain ends at record {n}, so what came after it was taken away"
                 )
                 raise _Found(Difference(told, at, n))
+        if (beyond := await beyond_position(self._database, NAME)) is not None:
+            told = f"record {beyond} is behind where the projection says it is: that was set back"
+            raise _Found(Difference(told, at, n))
         head = await head_of(self._database)
-        had = max(self._applied, 0 if head is None else head.n)
+        # A head behind `upto` is newer than what was read.
+        had = max(self._applied, head.n if head is not None and head.position <= upto else 0)
         if had > n:
             told = f"the chain ends at record {n}, and had {had}: its end was taken away"
             raise _Found(Difference(told, at, n))
