@@ -137,6 +137,43 @@ async def test_what_cannot_be_found_out_is_unknown(
     assert as_new(await store.read(append.stream)) == append.events
 
 
+async def test_a_repeat_that_cannot_be_looked_at_is_unknown(
+    esdb_double: ProtocolDouble, store: EventStoreDb
+) -> None:
+    """The server takes it for one, and does not say whether it is there still."""
+    append = an_append(a_stream())
+    await store.append(append)
+    await store.remove([Removal(append.stream, 1)])
+    async with opened(esdb_double.uri) as other:
+        esdb_double.faults.next(Call.READ, Fault.DROP_BEFORE, times=1000)
+        with pytest.raises(AppendOutcomeUnknown):
+            await soon(other.append(append))
+        esdb_double.faults.stop()
+        assert (await other.append(append)).version == 1
+        assert as_new(await other.read(append.stream)) == append.events
+
+
+async def test_a_conflict_with_what_cannot_be_read_yet_is_waited_out(
+    esdb_double: ProtocolDouble, store: EventStoreDb
+) -> None:
+    """Told at once, its caller would read the old tail, and be refused again."""
+    first = an_append(a_stream())
+    await store.append(first)
+    log = esdb_double.log
+    log.hold()
+    async with opened(esdb_double.uri) as other:
+        winning = asyncio.ensure_future(other.append(an_append(first.stream, 1)))
+        await asyncio.sleep(0.1)
+        losing = asyncio.ensure_future(store.append(an_append(first.stream, 1)))
+        await asyncio.sleep(0.2)
+        assert not losing.done()
+        log.release()
+        assert (await soon(winning)).version == 3
+        with pytest.raises(WrongExpectedVersion) as lost:
+            await soon(losing)
+        assert lost.value.actual == 3
+
+
 async def test_one_that_stalls_holds_nobody_up(
     esdb_double: ProtocolDouble, store: EventStoreDb
 ) -> None:
@@ -458,6 +495,25 @@ async def test_a_removal_that_was_left_half_done_is_finished(
         assert await other.read_backwards(append.stream, limit=1) == []
         assert await other.remove([Removal(append.stream, 1)]) == []
     assert list(esdb_double.log.readable_numbers(append.stream)) == [2]
+
+
+async def test_a_scavenge_takes_what_was_removed_and_nothing_else(
+    esdb_double: ProtocolDouble, store: EventStoreDb
+) -> None:
+    removed, kept = an_append(a_stream()), an_append(a_stream())
+    await store.append(kept)
+    for life in range(3):
+        end = (await store.append(removed)).position
+        assert await store.remove([Removal(removed.stream, 1)]) == [removed.stream]
+        esdb_double.log.scavenge()
+        assert as_new(await store.read_all()) == kept.events
+        assert await store.end() > end, f"positions went back, life {life}"
+    anew = an_append(removed.stream, events=new_events(3))
+    await store.append(anew)
+    async with opened(esdb_double.uri) as other:
+        assert [event.version for event in await other.read(anew.stream)] == [0, 1, 2]
+        assert as_new(await other.read_all()) == [*kept.events, *anew.events]
+        assert (await other.append(an_append(anew.stream, 2))).version == 4
 
 
 # --- what is not ours

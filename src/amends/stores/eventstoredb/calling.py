@@ -30,16 +30,16 @@ async def call(
     while True:
         error: StoreError
         try:
-            link = await connection.link(max(until - loop.time(), 0))
-            try:
-                async with connection.reading:
+            async with connection.reading:
+                link = await connection.link(max(until - loop.time(), 0))
+                try:
                     return await ask(link, max(until - loop.time(), 0.001))
-            except grpc.aio.AioRpcError as caught:
-                if is_link_lost(caught):
-                    connection.drop(link, leader_of(caught))
-                error = of_call(caught, link.target)
-                if not is_passing(caught):
-                    raise error from caught
+                except grpc.aio.AioRpcError as caught:
+                    if is_link_lost(caught):
+                        connection.drop(link, leader_of(caught))
+                    error = of_call(caught, link.target)
+                    if not is_passing(caught):
+                        raise error from caught
         except Refused:
             raise
         except StoreUnavailable as caught:

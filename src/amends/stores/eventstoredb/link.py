@@ -54,6 +54,8 @@ class Link:
         """The answers to a Read, one by one. Without a timeout it is a subscription, which ends
         when the link is lost. Raises gRPC's errors.
         """
+        if self.is_lost:
+            raise _ended("the connection was replaced by another")
         call = self._streams.Read(request, timeout=timeout_s, metadata=self._headers)
         if timeout_s is None:
             self._following.add(call)
@@ -74,6 +76,8 @@ class Link:
 
     async def append(self, stream: str, request: Any, timeout_s: float) -> Any:
         """The answer to one append. Raises NotWritten, Doubt."""
+        if self.is_lost:
+            raise NotWritten(f"the connection for an append to {stream!r} was lost; try again")
         if self._appender is None:
             self._appender = _Appender(self._streams.BatchAppend(metadata=self._headers))
         self._calls += 1

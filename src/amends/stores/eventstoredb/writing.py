@@ -17,11 +17,13 @@ from amends.domain.envelope import NewEvent
 from amends.domain.ids import ExpectedVersion, Position, StreamName
 from amends.errors import (
     AppendOutcomeUnknown,
+    StoreReadOnly,
     StoreUnavailable,
+    UsageError,
     WrongExpectedVersion,
 )
 from amends.stores.eventstoredb.connection import Connection, pause
-from amends.stores.eventstoredb.errors import Conflict, Doubt, NotWritten, Refused, of_append
+from amends.stores.eventstoredb.errors import Conflict, Doubt, NotWritten, Refused, doubt, of_append
 from amends.stores.eventstoredb.places import Place, Places
 from amends.stores.eventstoredb.reading import StreamReader
 from amends.stores.eventstoredb.wire import (
@@ -131,9 +133,14 @@ class StreamWriter:
                 self._places.learn(stream, place)
                 return _Written(place, position)
             place = await self._look(stream, patience)
-            if place.base == base and (place.last > at or not await patience.wait()):
+            if place.base == base and place.last > at:
                 break
             # Either it was removed meanwhile; or the event that was in the way cannot be read yet.
+            if not await patience.wait():
+                raise patience.doubt or NotWritten(
+                    f"the server refuses an append to {stream!r} because of an event that cannot be "
+                    "read yet; nothing was written. Try again."
+                )
         raise WrongExpectedVersion(stream, expected, place.version)
 
     async def _look(self, stream: str, patience: _Patience) -> Place:
@@ -159,17 +166,17 @@ class StreamWriter:
                 answer = await self._send(append, at, base, patience)
                 if answer.success.WhichOneof("position_option") == "position":
                     return Position(answer.success.position.commit_position)
-                return await self._find(append, at, base)
-            except Refused as error:
+                # It was there already, and its end cannot be shown.
+                patience.doubts(doubt(append.stream, "it was appended before"))
+                return await self._find(append, at, base, patience)
+            except (Refused, StoreReadOnly, UsageError) as error:
                 raise patience.doubt or error from error
-            except Doubt as doubt:
-                patience.doubts(doubt)
-                try:
-                    if (position := await self._find(append, at, base)) is not None:
-                        return position
-                except StoreUnavailable as error:
-                    raise doubt from error
-                trouble: Exception = doubt
+            except Doubt as caught:
+                patience.doubts(caught)
+                position = await self._find(append, at, base, patience)
+                if position is not None:
+                    return position
+                trouble: Exception = caught
             except StoreUnavailable as error:
                 trouble = patience.doubt or error
             # The very same append may go out again: the server takes the two for one, by the ids.
@@ -192,10 +199,15 @@ class StreamWriter:
                 self._connection.drop(link)
                 raise
 
-    async def _find(self, append: Append, at: int, base: int) -> Position | None:
-        """The position of the append's last event, if it stands where it should."""
+    async def _find(
+        self, append: Append, at: int, base: int, patience: _Patience
+    ) -> Position | None:
+        """The position of the last event of an append in doubt, if it stands where it should."""
         count = len(append.events)
-        found = await self._reader.page(append.stream, at + 1, count=count) or []
+        try:
+            found = await self._reader.page(append.stream, at + 1, count=count) or []
+        except StoreUnavailable as error:
+            raise patience.doubt or error from error
         if [read.record.id for read in found] != [event.id for event in append.events]:
             return None
         if found[0].number != at + 1 or found[0].base != base:
