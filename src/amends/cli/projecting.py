@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import typer
 from rich.console import Group
@@ -15,7 +15,7 @@ from amends.cli.acting import Why
 from amends.cli.exits import Exit, Stop
 from amends.cli.exporting import export
 from amends.cli.opening import looking, run
-from amends.cli.options import Db, Json, Who, who_or_login
+from amends.cli.options import Db, Json, Who, Yes, who_or_login
 from amends.cli.output import clean, emit, note, show
 from amends.cli.rebuilding import as_of, rebuild
 from amends.cli.render import span, stamp, table
@@ -33,7 +33,7 @@ router = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The projection's name.")]
-Decide = Callable[..., Awaitable["Fault"]]
+T = TypeVar("T")
 
 
 class Overview(NamedTuple):
@@ -129,7 +129,30 @@ def skip(
         note(f"{name} goes on behind position {fault.position} ({fault.type} in {fault.stream})")
 
 
-async def _decide(decide: Decide, name: str, who: str, why: str, db: str | None) -> Fault:
+@router.command()
+def drop(
+    name: Name,
+    why: Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, for the record.")],
+    who: Who = None,
+    yes: Yes = False,
+    db: Db = None,
+    json: Json = False,
+) -> None:
+    """Drop the tables of a projection that nobody runs any more. The log can make them anew."""
+    from amends.projections import operating  # noqa: PLC0415 - with what it needs
+
+    if not yes:
+        typer.confirm(f"Drop the tables of projection {name}?", abort=True, err=True)
+    record = run(_decide(operating.drop, name, who_or_login(who), why, db))
+    if json:
+        emit({"dropped": name, "tables": record.tables})
+    else:
+        note(f"{name} is gone, and its tables: {', '.join(record.tables)}")
+
+
+async def _decide(
+    decide: Callable[..., Awaitable[T]], name: str, who: str, why: str, db: str | None
+) -> T:
     async with looking(db) as client:
         if not _is_there(client):
             raise Stop("no projection has run here yet", Exit.NOT_FOUND)

@@ -155,7 +155,7 @@ class Rebuild:
                     f"projection {projection.name!r} is being rebuilt ({before.owner}); nothing was "
                     "changed. Wait for its end; if it died, for a minute"
                 )
-            _drop(connection, before)
+            records.drop_tables(connection, before)
         build = max(live.build, before.build if before else 0) + 1
         shadow = new_record(projection, Target.SHADOW, self._database, build=build, now=now)
         check_free(connection, projection, shadow.tables)
@@ -247,7 +247,7 @@ class Rebuild:
         def drop(connection: Connection) -> None:
             record = records.load(connection, self._projection.name, Target.SHADOW)
             if record is not None and record.token == token and record.owner == self._owner:
-                _drop(connection, record)
+                records.drop_tables(connection, record)
 
         with suppress(ProjectionUnavailable):  # then the next rebuild drops it
             await self._database.run(drop)
@@ -255,13 +255,6 @@ class Rebuild:
 
 def _comparison(name: str, before: Table | None, after: Table) -> Any:
     return lambda connection: compare(connection, name, before, after)
-
-
-def _drop(connection: Connection, record: Record) -> None:
-    quote = connection.dialect.identifier_preparer.quote
-    for table in record.tables:
-        connection.execute(text(f"DROP TABLE IF EXISTS {quote(table)}"))
-    records.delete(connection, record)
 
 
 def _reason(found: int, allow: int | None, dry_run: bool) -> str:

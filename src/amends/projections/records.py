@@ -27,6 +27,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    text,
     update,
 )
 
@@ -222,6 +223,14 @@ def replace(
 def delete(connection: Connection, record: Record) -> None:
     """Take a record away."""
     connection.execute(projections.delete().where(_is(record.name, record.target)))
+
+
+def drop_tables(connection: Connection, record: Record) -> None:
+    """Drop the tables that a record is about, and the record."""
+    quote = connection.dialect.identifier_preparer.quote
+    for table in record.tables:
+        connection.execute(text(f"DROP TABLE IF EXISTS {quote(table)}"))
+    delete(connection, record)
 
 
 # --- the lease

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import signal
 import sqlite3
@@ -158,3 +159,21 @@ def test_a_terminal_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None
     assert "counts" in shown
     assert "1,250 events" in shown
     assert "/s" in shown
+
+
+def test_one_that_is_no_longer_needed_is_dropped(amends: Amends) -> None:
+    amends.engine(one_more, app=projecting_app.app)
+
+    async def drop(client: Client) -> None:
+        ran = await asyncio.to_thread(amends, "projections", "drop", "counts", "--why", "x", "-y")
+        assert ran.code == 1
+        assert "is run by" in ran.err
+
+    amends.engine(drop, app=projecting_app.app)
+    assert amends("projections", "drop", "counts", "--why", "x", stdin="n\n").code == 1
+    done = amends.ok("projections", "drop", "counts", "--why", "old", "--yes", "--json").json
+    assert done == [{"dropped": "counts", "tables": ["counted"]}]
+    assert not amends.ok("projections", "--json").json
+    assert amends.ok("projections", "history", "--json").json[-1]["why"] == "old"
+    amends.engine(one_more, app=projecting_app.app)
+    assert amends.ok("projections", "--json").json[0]["events"] == 2
