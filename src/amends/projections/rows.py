@@ -234,7 +234,7 @@ class _Pending:
             return True
         if self._has_rules:
             return False
-        get, missing = values.get, kind is Kind.UPDATE
+        get, missing = values.get, True if kind is Kind.UPDATE else None
         return all(get(name, missing) is not None for name in self._required)
 
     def sums(self, one: Values, other: Values) -> Values:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Connection, Float, Integer, MetaData, String, Table, create_engine
 from sqlalchemy.exc import IntegrityError
@@ -81,6 +81,7 @@ def outcome(connection: Connection, made: list[Any], batches: list[list[Any]]) -
 
 
 @settings(deadline=None, max_examples=200)
+@example(made=[("upsert", exact, 3, {}), ("delete", exact, 3, {})], cuts=[])
 @given(made=operations, cuts=st.lists(st.integers(0, 25), max_size=3))
 def test_batches_make_no_difference(made: list[Any], cuts: list[int]) -> None:
     def run(batches: list[list[Any]]) -> Any:
