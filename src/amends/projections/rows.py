@@ -99,8 +99,7 @@ class Rows:
         if at not in pending.known:
             if at in pending.writes:
                 self._flush(pending)
-            found = self._select(pending, key)
-            pending.known[at] = found[0] if found else None
+            pending.known[at] = self._statements.row(self._connection, pending.table, key)
         row = pending.known[at]
         copy = None if row is None else dict(row)
         if not pending.remembers:

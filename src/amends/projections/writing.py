@@ -63,12 +63,54 @@ class Statement:
         connection.exec_driver_sql(self._sql, values)
 
 
+class Lookup:
+    """One statement that reads a row of a table by its key."""
+
+    __slots__ = ("_columns", "_names", "_processors", "_sql")
+
+    def __init__(self, table: Table, dialect: Dialect) -> None:
+        keys = [column.name for column in table.primary_key.columns]
+        wanted = select(table).where(
+            and_(*(table.c[name] == _parameter(table, name, _KEY) for name in keys))
+        )
+        compiled = wanted.compile(dialect=dialect)
+        self._sql = str(compiled)
+        self._names = [name.removeprefix(_KEY) for name in compiled.positiontup or ()]
+        self._processors = [_processor(table, name, dialect) for name in self._names]
+        self._columns = [
+            (column.name, column.type.dialect_impl(dialect).result_processor(dialect, None))
+            for column in table.columns
+        ]
+
+    def row(self, connection: Connection, key: dict[str, Any]) -> dict[str, Any] | None:
+        """The row of a key; None if there is none."""
+        values = tuple(
+            key[name] if make is None else make(key[name])
+            for name, make in zip(self._names, self._processors, strict=True)
+        )
+        found = connection.exec_driver_sql(self._sql, values).first()
+        if found is None:
+            return None
+        return {
+            name: value if make is None else make(value)
+            for (name, make), value in zip(self._columns, found, strict=True)
+        }
+
+
 class Statements:
     """The statements for a database, compiled when they are needed and kept."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._known: dict[tuple[Kind, Table, tuple[str, ...]], list[Statement]] = {}
+        self._lookups: dict[Table, Lookup] = {}
+
+    def row(self, connection: Connection, table: Table, key: dict[str, Any]) -> Any:
+        """The row of a key, as a dict; None if there is none."""
+        lookup = self._lookups.get(table)
+        if lookup is None:
+            lookup = self._lookups[table] = Lookup(table, self._dialect)
+        return lookup.row(connection, key)
 
     def run(
         self, connection: Connection, kind: Kind, table: Table, rows: Sequence[dict[str, Any]]

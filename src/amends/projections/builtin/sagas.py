@@ -76,15 +76,16 @@ class Sagas(Projection):
         """Take any event of a journal."""
         instance, key = event.instance, instance_key(event)
         row = None if event.version == 0 else rows.get(sagas, **key)
-        if row is None:
-            summary, position = SagaSummary(instance), event.position
-        else:
-            summary, position = SagaSummary.unfolded(instance, row["fold"]), row["position"]
+        if row is not None:
+            summary = SagaSummary.unfolded(instance, row["fold"])
+            summary.take([event.record])
+            rows.update(sagas, **key, **_columns(summary, event))
+            return
+        summary = SagaSummary(instance)
         summary.take([event.record])
-        if event.version == 0:
-            for name, value in summary.fields.items():
-                rows.upsert(fields, **key, name=name, value=value)
-        rows.upsert(sagas, **key, position=position, **_columns(summary, event))
+        for name, value in summary.fields.items():
+            rows.upsert(fields, **key, name=name, value=value)
+        rows.upsert(sagas, **key, position=event.position, **_columns(summary, event))
 
 
 def _columns(summary: SagaSummary, event: Event[Any]) -> dict[str, Any]:
