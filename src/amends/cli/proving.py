@@ -302,7 +302,7 @@ def _show_verified(verified: Verified, seconds: float) -> None:
     loose = verified.records - verified.signed
     show(
         f"{verified.checkpoints:,} checkpoints, signed up to record {verified.signed:,}"
-        + (f"; the last {loose:,} are chained, and not signed yet" if loose else "")
+        + (f"; {loose:,} after it chained, and not signed yet" if loose else "")
     )
     removed = verified.removed
     if removed.last is not None:

@@ -79,8 +79,8 @@ def span(time: timedelta) -> str:
 
 
 def compact(value: Any, chars_max: int | None = None) -> str:
-    """A value as JSON on one line, cut after so many characters."""
-    text = clean(to_json(value).decode())
+    """A value as JSON on one line, bytes in hex, cut after so many characters."""
+    text = clean(to_json(value, bytes_mode="hex").decode())
     if chars_max is None or len(text) <= chars_max:
         return text
     return f"{text[: max(0, chars_max - 1)]}…"

@@ -223,3 +223,20 @@ def test_journals_that_were_removed(amends: Amends) -> None:
     amends.engine(lambda client: client.start(transfer_app.approve, id="later"))
     follow(amends)
     amends.ok("audit", "verify")
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_rebuild_changes_nothing_and_with_another_key_the_signatures(
+    amends: Amends, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebuild = ("projections", "rebuild", "audit", "--app", "tests.integration.cli.transfer_app:app")
+    assert "audit is rebuilt" in amends.ok(*rebuild).err
+    amends.ok("audit", "keygen", "new.pem")
+    monkeypatch.setenv("AMENDS_AUDIT_KEY_FILE", "new.pem")
+    ran = amends(*rebuild)
+    assert ran.code == 1
+    assert '"signature":"' in ran.out
+    assert "unexpected" not in ran.err
+    amends.ok(*rebuild, "--allow", "2")
+    amends.ok("audit", "verify", "--key", "new.pub.pem")
+    refused(amends("audit", "verify", "--key", str(key)), 1, "the keys to check with are")
