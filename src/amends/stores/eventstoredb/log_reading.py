@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -65,22 +65,33 @@ class LogReader:
         return scan.records[:limit]
 
     async def follow(
-        self, after: Position, filter: EventFilter
+        self,
+        after: Position | None,
+        filter: EventFilter,
+        now: Callable[[], Awaitable[Position]],
     ) -> AsyncGenerator[RecordedEvent, None]:
-        """Everything beyond a position, for ever. Resumes behind the last event whenever the
-        subscription ends, even if it ends as if that were right. Raises StoreClosed, and
-        StoreUnavailable for what will not pass.
+        """Everything beyond a position, for ever; None is for where the log ends `now`. Resumes
+        behind the last event whenever the subscription ends, even if it ends as if that were right.
+        Raises StoreClosed, and StoreUnavailable for what will not pass.
         """
-        seen, failures = after, 0
+        seen = await now() if after is None else after
+        failures = 0
         while True:
             error: StoreError | None = None
             try:
                 link = await self._following.link(self._timeout_s)
                 try:
-                    async with aclosing(self._events(link, seen, filter)) as records:
-                        async for record in records:
-                            seen, failures = record.position, 0
-                            yield record
+                    # Not in functions of their own: each event would pay for each of them.
+                    async with aclosing(link.read(log_request(seen, filter), None)) as answers:
+                        async with asyncio.timeout(self._timeout_s):
+                            await anext(answers, None)  # the confirmation
+                        async for answer in answers:
+                            if answer.WhichOneof("content") != "event":
+                                continue
+                            record = read_event(answer.event).record
+                            if record.position > seen and is_wanted(record, filter):
+                                seen, failures = record.position, 0
+                                yield record
                 except (grpc.aio.AioRpcError, TimeoutError) as caught:
                     error = self._trouble(link, caught)
             except Refused:
@@ -90,21 +101,6 @@ class LogReader:
             log.info("store subscription resumes", position=seen, error=str(error))
             await pause(failures, float("inf"))
             failures += 1
-
-    async def _events(
-        self, link: Link, after: Position, filter: EventFilter
-    ) -> AsyncGenerator[RecordedEvent, None]:
-        """What one subscription gives."""
-        request = log_request(None if after < 0 else after, filter)
-        async with aclosing(link.read(request, None)) as answers:
-            async with asyncio.timeout(self._timeout_s):
-                await anext(answers, None)  # the confirmation
-            async for answer in answers:
-                if answer.WhichOneof("content") != "event":
-                    continue
-                record = read_event(answer.event).record
-                if record.position > after and is_wanted(record, filter):
-                    yield record
 
     def _trouble(self, link: Link, caught: Exception) -> StoreError:
         if not isinstance(caught, grpc.aio.AioRpcError):

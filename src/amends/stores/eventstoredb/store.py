@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 
 from amends.domain.bell import Bell
 from amends.domain.envelope import RecordedEvent
@@ -97,17 +97,11 @@ class EventStoreDb:
                 return []
             return await self._log.read(before, filter, limit=limit, backwards=True)
 
-    async def subscribe(
+    def subscribe(
         self, after: Position | None = None, *, filter: EventFilter = EVERYTHING
     ) -> AsyncIterator[RecordedEvent]:
         """See `EventStore.subscribe`. While the server is away it waits, and then goes on."""
-        self._check_open()
-        if after is None:
-            after = await self._now()
-        async with aclosing(self._log.follow(after, filter)) as records:
-            async for record in records:
-                yield record
-                self._check_open()
+        return self._log.follow(after, filter, self._now)
 
     async def _now(self) -> Position:
         """Where the log ends. What is appended here meanwhile comes after that."""

@@ -181,7 +181,7 @@ def log_request(
     backwards. Without a count it is a subscription.
     """
     options = _options(backwards, count)
-    if position is not None:
+    if position is not None and position >= 0:
         place = options.all.position
         place.commit_position = place.prepare_position = position
     elif backwards:
