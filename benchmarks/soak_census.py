@@ -10,9 +10,12 @@ from collections import Counter, deque
 from collections.abc import Iterator, MutableMapping, MutableSequence, MutableSet
 from typing import Any, Final
 
+from amends.domain.removals import REMOVALS
 from amends.testing.embedded import Embedded
 from benchmarks.measure import rss_bytes
 
+#: The records of what was removed: all that a retention leaves, one event for many journals.
+KEPT: Final = "removals on record"
 #: How the names of containers begin.
 IN: Final = "in "
 MB: Final = 1_000_000
@@ -27,6 +30,12 @@ def census(world: Embedded) -> dict[str, float]:
         f"rows {table}": world.database.query(f"SELECT count(*) FROM {table}")[0][0]
         for table in _ROWS
     }
+    kept = world.database.query(
+        "SELECT count(*) FROM events JOIN streams ON streams.id = events.stream WHERE name = ?",
+        (REMOVALS,),
+    )[0][0]
+    rows["rows events"] -= kept
+    rows["rows streams"] -= kept > 0
     held = containers(
         engine=world.engine,
         client=world.client,
@@ -39,6 +48,7 @@ def census(world: Embedded) -> dict[str, float]:
         "wal MB": path.with_name(f"{path.name}-wal").stat().st_size / MB,
         "free pages": world.database.query("PRAGMA freelist_count")[0][0],
         **rows,
+        KEPT: kept,
         "open files": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
         "tasks": len(asyncio.all_tasks()),

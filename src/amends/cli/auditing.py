@@ -29,7 +29,7 @@ from amends.projections.sagas import SagaSummary
 router = typer.Typer(
     name="audit", help="What happened, to whom and when, and the proof of it.", no_args_is_help=True
 )
-router.add_typer(proving.router)
+router.add_typer(proving.verbs)
 
 
 class Past(NamedTuple):

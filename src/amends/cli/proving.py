@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # what they need is imported by the command that needs it
     from amends.projections.audit.verify import Difference, Verified
 
 #: A part of `amends audit`.
-router = typer.Typer()
+verbs = typer.Typer()
 
 Keys = Annotated[
     list[Path] | None,
@@ -43,7 +43,7 @@ Keys = Annotated[
 ]
 
 
-@router.command()
+@verbs.command()
 def keygen(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes.")],
     json: Json = False,
@@ -65,7 +65,7 @@ def keygen(
     note(f"engines sign with it when they have AMENDS_AUDIT_KEY_FILE={file}")
 
 
-@router.command()
+@verbs.command()
 def verify(
     key: Keys = None,
     checkpoint: Annotated[
@@ -94,7 +94,7 @@ def verify(
         raise Stop(_difference(verified.difference))
 
 
-@router.command()
+@verbs.command()
 def checkpoints(
     after: Annotated[int, typer.Option(min=0, metavar="N", help="Only those behind record N.")] = 0,
     now: Annotated[
@@ -116,7 +116,7 @@ def checkpoints(
     show(made)
 
 
-@router.command()
+@verbs.command()
 def export(
     saga: Annotated[
         str | None, typer.Option(metavar="ID", help="A saga instance: saga/id.")
@@ -155,7 +155,7 @@ def export(
     note(f"{page_path}: the same, to be read and printed")
 
 
-@router.command()
+@verbs.command()
 def check(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's file.")],
     key: Annotated[
