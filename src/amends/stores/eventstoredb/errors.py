@@ -32,6 +32,9 @@ _FINAL: Final = (
     _CODE.UNIMPLEMENTED,
     _CODE.OUT_OF_RANGE,
 )
+#: google.rpc.Code, as an answer to an append has it.
+_OK: Final = 0
+_INVALID_ARGUMENT: Final = 3
 #: What a server says that has another idea of who leads.
 _NOT_LEADER: Final = "Leader info available"
 _TLS: Final = ("SSL_ERROR", "handshake", "empty address list", "security handshaker")
@@ -79,6 +82,12 @@ def of_call(error: grpc.aio.AioRpcError, target: str) -> StoreError:
         return StoreUnavailable(
             f"{target} did not answer in time. Nothing was written by this call; try again."
         )
+    if "InvalidPosition" in details or "invalid position" in details:
+        return StoreUnavailable(
+            f"the log of {target} has no event at the position to go on from. Nothing was written. Is "
+            "it another server, or was it restored from a backup? What remembers positions (a "
+            "projection) must then be rebuilt."
+        )
     return StoreUnavailable(
         f"{target} cannot be used: {code.name} ({details}). Nothing was written by this call; try "
         "again."
@@ -92,7 +101,8 @@ def is_passing(error: grpc.aio.AioRpcError) -> bool:
 
 def is_link_lost(error: grpc.aio.AioRpcError) -> bool:
     """Whether another connection should be made before that."""
-    return error.code() in _LOST or is_not_leader(error)
+    knows_no_leader = "No leader info" in (error.details() or "")
+    return error.code() in _LOST or is_not_leader(error) or knows_no_leader
 
 
 def is_stream_deleted(error: grpc.aio.AioRpcError) -> bool:
@@ -123,8 +133,6 @@ def of_append(stream: str, status: Any) -> AmendsError | Conflict:
     details = status.details
     if details.Is(shared.WrongExpectedVersion.DESCRIPTOR):
         return Conflict()
-    if details.Is(shared.Timeout.DESCRIPTOR) or details.Is(shared.Unknown.DESCRIPTOR):
-        return Doubt(f"the server gave up on an append to {stream!r}: {status.message}")
     if details.Is(shared.MaximumAppendSizeExceeded.DESCRIPTOR):
         return PayloadTooLarge(
             f"the server takes less in one append than those events for {stream!r} have "
@@ -146,8 +154,20 @@ def of_append(stream: str, status: Any) -> AmendsError | Conflict:
             f"the server does not understand an append to {stream!r} ({status.message}); nothing "
             "was written"
         )
-    # "Server Is Not Ready", "Server Is Busy", "No leader info available": it has no code of its own.
-    return NotWritten(f"the server did not take an append to {stream!r}: {status.message}")
+    if status.code == _OK:
+        # "Server Is Not Ready", "Server Is Busy", "No leader info available" have no code of their own.
+        return NotWritten(
+            f"the server did not take an append to {stream!r}: {status.message}. Nothing was "
+            "written; try again."
+        )
+    if status.code == _INVALID_ARGUMENT:
+        # Newer servers also have a limit for a single event, which not every client knows of.
+        return PayloadTooLarge(
+            f"the server refuses an append to {stream!r}: {status.message}; nothing was written. "
+            "Write smaller events, or raise the server's MaxAppendEventSize."
+        )
+    # Timeout, Unknown, and what is in no version that was looked at: the server may have begun.
+    return doubt(stream, f"the server says: {status.message}")
 
 
 def doubt(stream: str, why: str) -> Doubt:

@@ -77,7 +77,7 @@ class Link:
     async def append(self, stream: str, request: Any, timeout_s: float) -> Any:
         """The answer to one append. Raises NotWritten, Doubt."""
         if self.is_lost:
-            raise NotWritten(f"the connection for an append to {stream!r} was lost; try again")
+            raise _not_sent(stream, "the connection was replaced by another")
         if self._appender is None:
             self._appender = _Appender(self._streams.BatchAppend(metadata=self._headers))
         self._calls += 1
@@ -100,13 +100,15 @@ class Link:
         self.is_lost = True
         for call in list(self._following):
             call.cancel()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while self._calls:
-                    await self._quiet.wait()
-        if self._appender is not None:
-            await self._appender.close()
-        await self._channel.close(None)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    while self._calls:
+                        await self._quiet.wait()
+        finally:  # also when the store is closed meanwhile
+            if self._appender is not None:
+                await self._appender.close()
+            await self._channel.close(None)
 
 
 class _Appender:
@@ -126,7 +128,7 @@ class _Appender:
     async def append(self, stream: str, request: Any, timeout_s: float) -> Any:
         """Raises NotWritten, Doubt, and gRPC's error when the call ended meanwhile."""
         if self._error is not None:
-            raise NotWritten(f"an append to {stream!r} was not sent: the connection is lost")
+            raise _not_sent(stream, "the connection is lost")
         self._number += 1
         key = correlation(self._number)
         request.correlation_id.string = key
@@ -139,11 +141,11 @@ class _Appender:
         except TimeoutError:
             if entry.sent:
                 raise doubt(stream, f"no answer in {timeout_s:.3g} s") from None
-            raise NotWritten(f"an append to {stream!r} could not be sent in time") from None
+            raise _not_sent(stream, "there was no time left") from None
         except grpc.aio.AioRpcError as error:
             if entry.sent:
                 raise
-            raise NotWritten(f"an append to {stream!r} was not sent: {error.code()}") from error
+            raise _not_sent(stream, error.code().name) from error
         finally:
             # Also when it was not sent yet: it is left out then.
             del self._waiting[key]
@@ -186,6 +188,12 @@ def correlation(number: int) -> str:
     """A number in the form of a UUID."""
     digits = f"{number:032x}"
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _not_sent(stream: str, why: str) -> NotWritten:
+    return NotWritten(
+        f"an append to {stream!r} was not sent: {why}. Nothing was written; try again."
+    )
 
 
 def _ended(why: str) -> grpc.aio.AioRpcError:

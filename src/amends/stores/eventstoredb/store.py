@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from amends.domain.bell import Bell
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import ANY, START, STREAM_EXISTS, Position, StreamName
-from amends.errors import StoreClosed
+from amends.errors import StoreClosed, StoreUnavailable
 from amends.stores.checks import check_append, check_removals
 from amends.stores.eventstoredb.address import StoreAddress
 from amends.stores.eventstoredb.connection import CLOSED, Connection
@@ -26,8 +26,8 @@ class EventStoreDb:
 
     It connects when it is first used. `timeout_s` is how long one call may take, however often it
     is tried meanwhile, until it fails with StoreUnavailable; an append whose outcome is then in
-    doubt takes as long again to find out. `read_all` may take thirty times as long, because a
-    filter may have the server look through all there is.
+    doubt takes as long again to find out. `read_all` and `end` may take thirty times as long,
+    because a filter may have the server look through all there is.
 
     A position is a commit position. `append` at `ANY` or `STREAM_EXISTS` reads the tail first, and
     does not recognise a repeat. A removed stream keeps one event on the server, which says so, and
@@ -45,6 +45,7 @@ class EventStoreDb:
         self._reader = StreamReader(self._leader, places, timeout_s)
         self._writer = StreamWriter(self._leader, places, self._reader, timeout_s)
         self._log = LogReader(self._leader, self._follower, timeout_s)
+        self._timeout_s = timeout_s
         self._closed = False
         self._calls = 0
         self._quiet = Bell()
@@ -56,8 +57,7 @@ class EventStoreDb:
         with self._call():
             check_append(append)
             check_events(append)
-            async with self._now_asked:
-                pass  # what is appended from now on comes after what is "now" to somebody else
+            await self._after_now()
             if append.expected in (ANY, STREAM_EXISTS):
                 must_exist = append.expected == STREAM_EXISTS
                 return await self._writer.append_to_tail(append, must_exist=must_exist)
@@ -108,6 +108,17 @@ class EventStoreDb:
         async with self._now_asked:
             return await self.end()
 
+    async def _after_now(self) -> None:
+        """What is appended from now on comes after what is "now" to somebody else."""
+        try:
+            async with asyncio.timeout(self._timeout_s), self._now_asked:
+                pass
+        except TimeoutError:
+            raise StoreUnavailable(
+                "the server does not say where its log ends. A subscription from now on waits for "
+                "that, and appends wait for it; nothing was written. Try again."
+            ) from None
+
     async def end(self) -> Position:
         """See `EventStore.end`."""
         with self._call():
@@ -118,7 +129,12 @@ class EventStoreDb:
         with self._call():
             check_removals(removals)
             once = list(dict.fromkeys(removals))
-            removed = await asyncio.gather(*map(self._writer.remove, once))
+            removing = map(self._writer.remove, once)
+            # Also when one fails, the others come to their end within this call.
+            removed = await asyncio.gather(*removing, return_exceptions=True)
+            for outcome in removed:
+                if isinstance(outcome, BaseException):
+                    raise outcome
             return [one.stream for one, gone in zip(once, removed, strict=True) if gone]
 
     async def close(self) -> None:
