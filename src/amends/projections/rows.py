@@ -1,7 +1,8 @@
 """What a handler writes with, and reads: rows of its projection's own tables.
 
 Writes are collected and go to the database in bulk. Each key of a table has at most one write
-waiting; two that do not add up to one are kept apart. So what a batch leaves behind is what its
+waiting; two that do not add up to one are kept apart, and so are all that are not alike where a rule
+of the table (a unique column, a check) makes their order count. So what a batch leaves behind is what its
 events would have left behind one by one.
 """
 
@@ -35,6 +36,9 @@ _MERGED: Final = {
 }
 #: In this order, so that a key that is free again can be taken.
 _ORDER: Final = (Kind.DELETE, Kind.UPDATE, Kind.INSERT, Kind.UPSERT, Kind.ADD)
+
+#: Those that are done row by row; the others first to all rows that exist.
+_ONE_STATEMENT: Final = (Kind.DELETE, Kind.UPDATE, Kind.INSERT)
 
 #: What comes back from the database as it was written, by the type of its column.
 _EXACT: Final[tuple[tuple[Any, type], ...]] = (
@@ -135,6 +139,8 @@ class Rows:
 
     def _write(self, pending: _Pending, kind: Kind, values: Values) -> None:
         at = pending.key_of(values)
+        if pending.has_rules and not pending.goes_on(kind, values):
+            self._flush(pending)
         if pending.known:
             pending.learn(kind, at, values)
         before = pending.writes.get(at)
@@ -175,7 +181,7 @@ class _Pending:
     """One table: the writes that wait, and the rows that are known since somebody asked for them."""
 
     __slots__ = (
-        "_has_rules", "_required", "_types", "columns", "key_of", "keys", "known", "names", "remembers",
+        "_required", "_types", "columns", "has_rules", "key_of", "keys", "known", "names", "remembers",
         "table", "writes",
     )  # fmt: skip
 
@@ -190,12 +196,18 @@ class _Pending:
             for column in table.columns
             if not column.nullable and not column.primary_key
         ]
-        self._has_rules = has_rules(table)
+        self.has_rules = has_rules(table)
         self.writes: dict[Key, tuple[Kind, Values]] = {}
         self.known: dict[Key, Values | None] = {}
         self._types = {column.name: _exact_type(column.type) for column in table.columns}
         self.remembers = all(self._types.values())
         """Whether rows are known without asking the database: what it would give is certain."""
+
+    def goes_on(self, kind: Kind, values: Values) -> bool:
+        """Whether a write can go with those that wait, in their very order."""
+        for waits, other in self.writes.values():  # they are all alike
+            return kind is waits and kind in _ONE_STATEMENT and tuple(values) == tuple(other)
+        return True
 
     def learn(self, kind: Kind, at: Key, values: Values) -> None:
         """What a write means for a row that is known."""
@@ -231,7 +243,7 @@ class _Pending:
         """
         if kind is Kind.DELETE:
             return True
-        if self._has_rules:
+        if self.has_rules:
             return False
         get, missing = values.get, True if kind is Kind.UPDATE else None
         return all(get(name, missing) is not None for name in self._required)

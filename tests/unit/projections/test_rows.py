@@ -82,6 +82,19 @@ def outcome(connection: Connection, made: list[Any], batches: list[list[Any]]) -
 
 @settings(deadline=None, max_examples=200)
 @example(made=[("upsert", exact, 3, {}), ("delete", exact, 3, {})], cuts=[])
+@example(
+    made=[
+        ("insert", ruled, 1, {"u": 1}), ("insert", ruled, 2, {"u": 1}), ("update", ruled, 1, {"u": 2}),
+    ],
+    cuts=[1],
+)
+@example(
+    made=[
+        ("insert", ruled, 1, {"u": 1}), ("upsert", ruled, 2, {"b": "x", "u": 1}),
+        ("upsert", ruled, 1, {"b": "x", "u": 2}),
+    ],
+    cuts=[1],
+)
 @given(made=operations, cuts=st.lists(st.integers(0, 25), max_size=3))
 def test_batches_make_no_difference(made: list[Any], cuts: list[int]) -> None:
     def run(batches: list[list[Any]]) -> Any:
