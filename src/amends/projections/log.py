@@ -10,7 +10,7 @@ from amends.domain.bell import Bell
 from amends.domain.clock import Clock
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import START, Position
-from amends.errors import StoreUnavailable
+from amends.errors import ProjectionMismatch, StoreUnavailable
 from amends.stores.port import EventFilter, EventStore
 from amends.telemetry import Log
 
@@ -28,15 +28,34 @@ class Batch(NamedTuple):
 
 
 async def read_batch(store: EventStore, after: Position, filter: EventFilter, limit: int) -> Batch:
-    """The next events of a projection. The batch's `end` is `after` when there is nothing new."""
+    """The next events of a projection. The batch's `end` is `after` when there is nothing new.
+
+    Raises ProjectionMismatch when the log does not even reach `after`.
+    """
     # Looked up first: what is appended meanwhile is behind it, and comes with the next batch.
     end = await store.end()
-    if end <= after:
+    check_reaches(end, after)
+    if end == after:
         return Batch([], after)
     events = await store.read_all(after, filter=filter, limit=limit)
     if len(events) == limit:
         return Batch(events, events[-1].position)
     return Batch(events, max(end, events[-1].position) if events else end)
+
+
+def check_reaches(end: Position, after: Position) -> None:
+    """Raise ProjectionMismatch if a log is not the one from which tables were made up to `after`.
+
+    Else whatever it gets at the positions up to there would be left out, and nobody would notice.
+    """
+    if end < after:
+        raise ProjectionMismatch(
+            f"the log ends at position {end}, and the tables are made of one up to {after}: it is "
+            "another log, or was put back from a backup. Nothing was changed. Give the tables their "
+            "own log again (AMENDS_STORE), or this log other tables: name another database "
+            "(AMENDS_PROJECTIONS), or build each anew from it: amends projections rebuild NAME "
+            "--allow N. Of an audit trail, keep the old one: it is the proof of what was in the log"
+        )
 
 
 class LogWatch:

@@ -12,11 +12,12 @@ from uuid import uuid4
 from sqlalchemy import Connection
 
 from amends.domain.clock import Clock
-from amends.errors import ProjectionUnavailable
+from amends.domain.ids import START, Position
+from amends.errors import ProjectionUnavailable, StoreUnavailable
 from amends.projections.applying import prepare
 from amends.projections.database import Database
 from amends.projections.definition import Projection
-from amends.projections.log import LogWatch
+from amends.projections.log import LogWatch, check_reaches
 from amends.projections.runner import Runner
 from amends.stores.port import EventStore
 from amends.telemetry import Log
@@ -43,6 +44,7 @@ class Projector:
         `rebuilds`: whether a projection whose version has grown is rebuilt, or waits for that.
         """
         self._projections = tuple(projections)
+        self._store = store
         self._database = database
         self._clock = clock
         self._watch = LogWatch(store, clock)
@@ -62,18 +64,20 @@ class Projector:
         ]
 
     async def check(self) -> None:
-        """Make the tables of new projections, and see that the others' fit.
+        """Make the tables of new projections, and see that the others' fit, and are of this log.
 
-        A database that cannot be used now is waited for later. Raises ProjectionMismatch.
+        A database or store that cannot be used now is waited for later. Raises ProjectionMismatch.
         """
 
-        def check(connection: Connection) -> None:
-            for projection in self._projections:
-                prepare(connection, projection, self._database, self._clock.now())
+        def check(connection: Connection) -> Position:
+            now = self._clock.now()
+            made = [prepare(connection, one, self._database, now) for one in self._projections]
+            return max((record.position for record in made), default=START)
 
         try:
-            await self._database.run(check)
-        except ProjectionUnavailable as error:
+            furthest = await self._database.run(check)
+            check_reaches(await self._store.end(), furthest)
+        except (ProjectionUnavailable, StoreUnavailable) as error:
             log.warning("projections_wait", reason=str(error))
 
     async def run(self) -> None:

@@ -426,6 +426,24 @@ async def test_tables_that_somebody_changed_are_refused(
         await check(database, clock, other_ledger(Column("a", Integer)))
 
 
+async def test_tables_of_a_longer_log_are_refused(
+    store: MemoryStore, database: Database, clock: VirtualClock
+) -> None:
+    await move(store, "a", 1, 2)
+    async with running(store, database, clock, Ledger()) as projections:
+        await projections.caught_up()
+    rows, before = await balances(database), await record_of(database, "ledger")
+    shorter = MemoryStore(clock)  # a new file under the old name, or one from a backup
+    await move(shorter, "a", 1)
+    with pytest.raises(ProjectionMismatch, match=r"ends at position \d+, .* another log"):
+        await Projector([Ledger()], shorter, database, clock).check()
+    # Nor does one go on that was running: events would be left out.
+    with pytest.raises(ProjectionMismatch, match="another log"):
+        await read_batch(shorter, before.position, Ledger().filter, 10)
+    assert await balances(database) == rows
+    assert (await record_of(database, "ledger")).position == before.position
+
+
 async def test_another_version_waits_and_touches_nothing(
     store: MemoryStore, database: Database, clock: VirtualClock
 ) -> None:

@@ -84,13 +84,16 @@ def outcome(connection: Connection, made: list[Any], batches: list[list[Any]]) -
 @example(made=[("upsert", exact, 3, {}), ("delete", exact, 3, {})], cuts=[])
 @example(
     made=[
-        ("insert", ruled, 1, {"u": 1}), ("insert", ruled, 2, {"u": 1}), ("update", ruled, 1, {"u": 2}),
+        ("insert", ruled, 1, {"u": 1}),
+        ("insert", ruled, 2, {"u": 1}),
+        ("update", ruled, 1, {"u": 2}),
     ],
     cuts=[1],
 )
 @example(
     made=[
-        ("insert", ruled, 1, {"u": 1}), ("upsert", ruled, 2, {"b": "x", "u": 1}),
+        ("insert", ruled, 1, {"u": 1}),
+        ("upsert", ruled, 2, {"b": "x", "u": 1}),
         ("upsert", ruled, 1, {"b": "x", "u": 2}),
     ],
     cuts=[1],
