@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, select, text, update
 
 from amends import Settings
 from amends.domain.envelope import RecordedEvent
@@ -381,6 +381,36 @@ async def test_a_changed_record(
     found = await difference(store, trail)
     assert told in found.what
     assert found.position == 20
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("UPDATE audit_records SET at = 'noon' WHERE n = 21", "one of the next 1,000 records"),
+        ("UPDATE audit_checkpoints SET hash = 'a' WHERE n = 20", "a checkpoint cannot be read"),
+        (
+            "UPDATE audit_checkpoints SET signature = 'a' WHERE n = 20",
+            "a checkpoint cannot be read",
+        ),
+        ("UPDATE audit_head SET n = 'one'", "the last record cannot be read"),
+    ],
+)
+async def test_what_nobody_of_ours_could_have_written(
+    store: MemoryStore, trail: Database, statement: str, told: str
+) -> None:
+    if trail.dialect.name == "sqlite":  # PostgreSQL keeps to the types of columns
+        await run(trail, text(statement))
+        assert told in (await difference(store, trail)).what
+
+
+async def test_whoever_makes_the_engine_begin_the_chain_anew_cannot_have_published_it(
+    store: MemoryStore, trail: Database
+) -> None:
+    put(store, 7, at(store, 7)._replace(data=b"{}"))
+    async with Database.at("sqlite://") as another:  # the trail is gone, and the engine has the key
+        await build(AuditTrail(KEY, every=EVERY), store, another)
+        await green(store, another)
+        assert "published" in (await difference(store, another, *await checkpoints(trail))).what
 
 
 async def test_a_dropped_record(store: MemoryStore, trail: Database) -> None:

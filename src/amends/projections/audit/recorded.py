@@ -38,10 +38,11 @@ def row_of(row: dict[str, Any]) -> Row:
 
 
 def checkpoint_of(row: dict[str, Any]) -> Checkpoint:
-    """A checkpoint from the database."""
+    """A checkpoint from the database. Raises TypeError if somebody put text for its bytes there."""
     return Checkpoint(
-        row["n"], row["position"], row["hash"], moment_text(row["at"]), row["key"], row["signature"]
-    )
+        row["n"], row["position"], bytes(row["hash"]), moment_text(row["at"]), row["key"],
+        bytes(row["signature"]),
+    )  # fmt: skip
 
 
 class Head(NamedTuple):
@@ -57,7 +58,10 @@ async def head_of(database: Database) -> Head | None:
     """The last record of the chain; None while there is none."""
     c = tables.head.c
     found = await database.query(select(c.n, c.position, c.hash, c.at))
-    return Head(**found[0]) if found else None
+    if not found:
+        return None
+    last = found[0]
+    return Head(int(last["n"]), int(last["position"]), last["hash"], last["at"])
 
 
 async def pages(

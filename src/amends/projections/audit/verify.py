@@ -5,7 +5,8 @@ Log and records are read in pages, side by side, so memory does not grow with th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -249,7 +250,8 @@ class _Run:
         if (beyond := await beyond_position(self._database, NAME)) is not None:
             told = f"record {beyond} is behind where the projection says it is: that was set back"
             raise _Found(Difference(told, at, n))
-        head = await head_of(self._database)
+        with self._readable("the note of the last record"):
+            head = await head_of(self._database)
         # A head behind `upto` is newer than what was read.
         had = max(self._applied, head.n if head is not None and head.position <= upto else 0)
         if had > n:
@@ -266,19 +268,28 @@ class _Run:
             after = page[-1].position
 
     async def _page(self, after: Position) -> list[RecordedEvent]:
-        try:
+        with self._readable(f"an event after position {after}"):
             return await self._store.read_all(after, limit=PAGE)
-        except (TypeError, ValueError) as error:  # no store of ours writes what it cannot read
-            told = f"an event after position {after} cannot be read: {error}"
-            raise _Found(Difference(told, after, self._n)) from None
 
     async def _rows(self, upto: Position) -> AsyncIterator[Row]:
-        async for row in pages(self._database, tables.records, upto):
-            yield row_of(row)
+        with self._readable(f"one of the next {PAGE:,} records"):
+            async for row in pages(self._database, tables.records, upto):
+                yield row_of(row)
 
     async def _signatures(self, upto: Position) -> AsyncIterator[Checkpoint]:
-        async for row in pages(self._database, tables.checkpoints, upto):
-            yield checkpoint_of(row)
+        with self._readable("a checkpoint"):
+            async for row in pages(self._database, tables.checkpoints, upto):
+                yield checkpoint_of(row)
+
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        """Nobody of ours writes what he cannot read: a text for a hash, say, or for a moment."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            at = -1 if self._last is None else self._last.content.position
+            told = f"{what} cannot be read: {error}"
+            raise _Found(Difference(told, at, self._n)) from None
 
 
 def _of_row(row: Row, what: str) -> Difference:
