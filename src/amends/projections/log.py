@@ -10,7 +10,7 @@ from amends.domain.bell import Bell
 from amends.domain.clock import Clock
 from amends.domain.envelope import RecordedEvent
 from amends.domain.ids import START, Position
-from amends.errors import ProjectionMismatch, StoreUnavailable
+from amends.errors import ProjectionMismatch, StoreClosed, StoreUnavailable
 from amends.stores.port import EventFilter, EventStore
 from amends.telemetry import Log
 
@@ -76,9 +76,16 @@ class LogWatch:
                 async for record in self._store.subscribe(self._end):
                     failures = 0
                     self._reached(record.position)
+            except StoreClosed:
+                raise
             except StoreUnavailable as error:
                 failures += 1
                 log.warning("watching_the_log_again", error=str(error))
+                await back_off(self._clock, failures)
+            except Exception as error:
+                # An event that cannot be read. Projections look for themselves, a little later.
+                failures += 1
+                log.error("watching_the_log_again", exc_info=error)
                 await back_off(self._clock, failures)
 
     async def wait_beyond(self, position: Position, seconds: float) -> None:

@@ -10,7 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from amends.domain.backoff import back_off
 from amends.domain.clock import Clock
-from amends.errors import LeaseLost, ProjectionError, ProjectionStopped, StoreUnavailable
+from amends.errors import (
+    LeaseLost,
+    ProjectionError,
+    ProjectionStopped,
+    StoreClosed,
+    StoreUnavailable,
+)
 from amends.projections import records
 from amends.projections.applying import Applier, prepare
 from amends.projections.database import Database
@@ -68,6 +74,13 @@ class Runner:
             except (ProjectionError, StoreUnavailable, SQLAlchemyError) as error:
                 self._failures += 1
                 log.warning("projection_waits", projection=self._name, reason=str(error))
+                await back_off(self._clock, self._failures)
+            except StoreClosed:
+                raise
+            except Exception as error:
+                # A log that cannot be read, or a mistake of ours: neither is to end the sagas.
+                self._failures += 1
+                log.error("projection_waits", projection=self._name, exc_info=error)
                 await back_off(self._clock, self._failures)
 
     async def _lease(self) -> Lease:

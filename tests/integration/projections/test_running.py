@@ -456,3 +456,31 @@ async def test_another_version_waits_and_touches_nothing(
                 await projections.caught_up()
         record = await record_of(database, "ledger")
         assert (record.version, record.position, record.token) == (2, START, 0)
+
+
+class Spoilt(MemoryStore):
+    """Cannot be read for a while, in a way that no store should fail."""
+
+    failures = 3
+
+    async def read_all(self, *args: Any, **options: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise TypeError("a row is not what it should be")
+        return await super().read_all(*args, **options)
+
+    def subscribe(self, *args: Any, **options: Any) -> Any:
+        if self.failures:
+            raise TypeError("a row is not what it should be")
+        return super().subscribe(*args, **options)
+
+
+async def test_a_log_that_cannot_be_read_ends_no_engine(
+    database: Database, clock: VirtualClock
+) -> None:
+    """It waits, says so, and goes on by itself once the log can be read."""
+    store = Spoilt(clock)
+    await move(store, "a", 5)
+    async with running(store, database, clock, Ledger()) as reader:
+        await reader.caught_up("ledger")
+        assert store.failures == 0
