@@ -15,7 +15,11 @@ from tests.docs.test_documents import ON_EVENTSTOREDB, run
 
 @pytest.mark.timeout(240)
 def test_the_page_on_eventstoredb_is_true(
-    esdb: str, private_rabbitmq: PrivateRabbitMQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    esdb: str,
+    private_rabbitmq: PrivateRabbitMQ,
+    rabbit_prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     directory = tmp_path / "cwd"
     directory.mkdir()
@@ -25,6 +29,8 @@ def test_the_page_on_eventstoredb_is_true(
     for name in os.environ:
         if name.startswith("AMENDS_"):
             monkeypatch.delenv(name)
+    # Of this test alone, and deleted after it.
+    monkeypatch.setenv("AMENDS_BROKER_PREFIX", rabbit_prefix)
     text = ON_EVENTSTOREDB.read_text()
     for shown, here in {
         "esdb://localhost:2113?tls=false": esdb,

@@ -66,9 +66,11 @@ class Statement:
 class Lookup:
     """One statement that reads a row of a table by its key."""
 
-    __slots__ = ("_columns", "_names", "_processors", "_sql")
+    __slots__ = ("_columns", "_dialect", "_names", "_processors", "_sql", "_table")
 
     def __init__(self, table: Table, dialect: Dialect) -> None:
+        self._table = table
+        self._dialect = dialect
         keys = [column.name for column in table.primary_key.columns]
         wanted = select(table).where(
             and_(*(table.c[name] == _parameter(table, name, _KEY) for name in keys))
@@ -77,10 +79,7 @@ class Lookup:
         self._sql = str(compiled)
         self._names = [name.removeprefix(_KEY) for name in compiled.positiontup or ()]
         self._processors = [_processor(table, name, dialect) for name in self._names]
-        self._columns = [
-            (column.name, column.type.dialect_impl(dialect).result_processor(dialect, None))
-            for column in table.columns
-        ]
+        self._columns: list[tuple[str, Callable[[Any], Any] | None]] = []
 
     def row(self, connection: Connection, key: dict[str, Any]) -> dict[str, Any] | None:
         """The row of a key; None if there is none."""
@@ -88,13 +87,25 @@ class Lookup:
             key[name] if make is None else make(key[name])
             for name, make in zip(self._names, self._processors, strict=True)
         )
-        found = connection.exec_driver_sql(self._sql, values).first()
+        result = connection.exec_driver_sql(self._sql, values)
+        if not self._columns:
+            assert result.cursor is not None
+            self._columns = self._reading([about[1] for about in result.cursor.description])
+        found = result.first()
         if found is None:
             return None
         return {
             name: value if make is None else make(value)
             for (name, make), value in zip(self._columns, found, strict=True)
         }
+
+    def _reading(self, codes: Sequence[Any]) -> list[tuple[str, Callable[[Any], Any] | None]]:
+        """How values of the columns are read, which for some depends on the driver's own codes."""
+        dialect = self._dialect
+        return [
+            (column.name, column.type.dialect_impl(dialect).result_processor(dialect, code))
+            for column, code in zip(self._table.columns, codes, strict=True)
+        ]
 
 
 class Statements:
