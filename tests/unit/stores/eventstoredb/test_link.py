@@ -15,9 +15,10 @@ from amends.stores.eventstoredb.errors import Doubt, NotWritten
 from amends.stores.eventstoredb.link import Link, _Appender, correlation
 from amends.testing.contracts.data import new_events, soon
 
-LOST = grpc.aio.AioRpcError(
-    grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "Socket closed"
-)
+
+def lost() -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "Socket closed")
 
 
 class Call:
@@ -103,9 +104,10 @@ async def test_a_broken_call_tells_who_was_sent_from_who_was_not(
     waiting = [asyncio.ensure_future(appender.append("s-1", a_request(), 10)) for _ in range(2)]
     while not call.written:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    call.answers.put_nowait(LOST)
+    error = lost()
+    call.answers.put_nowait(error)
     sent, unsent = await soon(asyncio.gather(*waiting, return_exceptions=True))
-    assert sent is LOST
+    assert sent is error
     assert isinstance(unsent, NotWritten)
     with pytest.raises(NotWritten):
         await appender.append("s-1", a_request(), 10)
@@ -127,7 +129,7 @@ async def test_a_link_says_what_it_does_not_know(call: Call) -> None:
     waiting = asyncio.ensure_future(link.append("s-1", a_request(), 10))
     while not call.written:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    call.answers.put_nowait(LOST)
+    call.answers.put_nowait(lost())
     with pytest.raises(Doubt, match="UNAVAILABLE, Socket closed"):
         await soon(waiting)
     await link.retire(0)
